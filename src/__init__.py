@@ -1,0 +1,1 @@
+"""Likeness trains, samples and evaluates identity-preserving and image-conditioned video generation."""
