@@ -1,0 +1,115 @@
+"""Conditioning data beside the caption: from a shard in training, from a user's request in sampling."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .images import decode_image, fit_and_pad
+from .samples import BadSample, Sample
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a user asks for: one clip. `references`: RGB pictures (h w 3 uint8), one an identity."""
+
+    prompt: str
+    references: Sequence[np.ndarray]
+
+
+class Condition(Protocol):
+    """One kind of conditioning data: out of a shard in training, out of a user's request in sampling."""
+
+    def load(self, sample: Sample, frames: Tensor, indices: Sequence[int]) -> Any:
+        """Decode what `sample` holds. `frames`: the clip (3 f h w) uint8, made of the video's frames `indices`."""
+        ...
+
+    def finish(self, loaded: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Make the random choices of this epoch and return the batch's tensors, without the batch axis."""
+        ...
+
+    def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
+        """Return the same tensors for `request`. Raises ValueError where it does not fit."""
+        ...
+
+
+def request_batch(conditions: Mapping[str, Condition], requests: Sequence[SampleRequest]) -> dict[str, Any]:
+    """Return the batch, without clips, that a method's `generate` needs for `requests`."""
+    batch: dict[str, Any] = {"caption": [request.prompt for request in requests]}
+    for condition in conditions.values():
+        tensors = [condition.from_request(request) for request in requests]
+        batch |= {name: torch.stack([one[name] for one in tensors]) for name in tensors[0]}
+    return batch
+
+
+class ReferenceImages:
+    """`reference_pixel_values` (3 k h w) in [-1, 1]: a picture of each of the first `num_references` identities.
+
+    Of several pictures of an identity one is drawn in each epoch. A mask of the picture (member `face.N.mask.png`)
+    blackens its background with probability `mask_probability`. A clip without pictures refers to its own first frame,
+    or is skipped: `without_face` is `first_frame` or `skip`.
+    """
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        num_references: int = 1,
+        mask_probability: float = 0.9,
+        without_face: str = "first_frame",
+    ):
+        if without_face not in ("first_frame", "skip"):
+            raise ValueError(
+                f"without_face={without_face!r} is not one of first_frame, skip: "
+                "datamodule.conditions.references.without_face"
+            )
+        if not 1 <= num_references <= 3:
+            raise ValueError(
+                f"num_references={num_references} must be 1, 2 or 3: datamodule.conditions.references.num_references"
+            )
+        self.height, self.width = height, width
+        self.num_references = num_references
+        self.mask_probability = mask_probability
+        self.without_face = without_face
+
+    def load(self, sample: Sample, frames: Tensor, indices: Sequence[int]) -> list[list[tuple[Tensor, Tensor | None]]]:
+        """Return, for each identity, its pictures, each plain and (or None) with a black background."""
+        identities = [identity["face"] for identity in sample.info.get("identities", []) if identity.get("face")]
+        if not identities and self.without_face == "first_frame" and self.num_references == 1:
+            return [[(self._fit(frames[:, 0].permute(1, 2, 0).numpy()), None)]]
+        if len(identities) < self.num_references:
+            raise BadSample(
+                "too few references", f"{len(identities)} identities with a picture, {self.num_references} wanted"
+            )
+        return [[self._picture(sample, suffix) for suffix in faces] for faces in identities[: self.num_references]]
+
+    def finish(self, loaded: list[list[tuple[Tensor, Tensor | None]]], rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = []
+        for pictures in loaded:
+            plain, masked = pictures[int(rng.integers(len(pictures)))]
+            chosen.append(masked if masked is not None and rng.uniform() < self.mask_probability else plain)
+        return {"reference_pixel_values": torch.stack(chosen, dim=1)}
+
+    def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
+        if not 1 <= len(request.references) <= 3:
+            raise ValueError(f"{len(request.references)} reference images were given for a clip: give 1, 2 or 3")
+        return {"reference_pixel_values": torch.stack([self._fit(image) for image in request.references], dim=1)}
+
+    def _picture(self, sample: Sample, suffix: str) -> tuple[Tensor, Tensor | None]:
+        image = decode_image(sample.member(suffix), suffix)
+        mask_suffix = f"{suffix.rpartition('.')[0]}.mask.png"
+        if mask_suffix not in sample.members:
+            return self._fit(image), None
+        mask = decode_image(sample.members[mask_suffix], mask_suffix, mode="L")
+        if mask.shape != image.shape[:2]:
+            raise BadSample(
+                "mask of another size", f"{mask_suffix} is {mask.shape[::-1]}, {suffix} is {image.shape[1::-1]}"
+            )
+        return self._fit(image), self._fit(image * (mask > 0)[..., None])
+
+    def _fit(self, image: np.ndarray) -> Tensor:
+        return fit_and_pad(image, self.height, self.width)

@@ -1,0 +1,1 @@
+"""From raw data in a documented layout to shards."""
