@@ -1,0 +1,1 @@
+"""Checkpoints on disk: our own, and published formats, one file each."""

@@ -1,0 +1,93 @@
+"""Lightning checkpoints on disk: written atomically, read without unpickling objects, found again after a kill."""
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a temporary file, forces it to disk, renames it: a kill or a full disk leaves the previous file usable."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with open(temporary, "wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return _load(Path(path))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, on the CPU. Raises ValueError for a truncated or a foreign file."""
+    checkpoint = _load(Path(path))
+    missing = [name for name in ("state_dict", "config", "global_step") if name not in checkpoint]
+    if missing:
+        raise ValueError(
+            f"{path} was not written by train.py (no {', '.join(missing)}): ckpt must name a checkpoint of a run"
+        )
+    return checkpoint
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: set ckpt to a .ckpt file or to the folder of a run")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is not a checkpoint, or it is cut off: use an earlier one, or ckpt=FOLDER for the newest whole one"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({_first_line(error)}): ckpt must name one that train.py wrote"
+        ) from error
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """Return the checkpoint that `place` names: a file, or the newest whole one in a folder or its `checkpoints`.
+
+    Raises ValueError where there is none; a damaged one in a folder is passed over with a warning.
+    """
+    place = Path(place)
+    if place.is_file():
+        read_checkpoint(place)
+        return place
+    if not place.is_dir():
+        raise ValueError(f"there is no checkpoint at {place}: set ckpt to a .ckpt file or to the folder of a run")
+    candidates = sorted([*place.glob("*.ckpt"), *place.glob("checkpoints/*.ckpt")], key=_newest_first)
+    for candidate in candidates:
+        try:
+            read_checkpoint(candidate)
+        except ValueError as error:
+            log.warning("passing over a damaged checkpoint: %s", error)
+        else:
+            return candidate
+    raise ValueError(f"no whole checkpoint in {place} ({len(candidates)} damaged): set ckpt to another run")
+
+
+def _newest_first(path: Path) -> tuple[float, str]:
+    return -path.stat().st_mtime, path.name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,1 @@
+"""Denoisers, methods and the parts they share."""

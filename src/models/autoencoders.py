@@ -1,0 +1,91 @@
+"""Between pixels and latents: one interface over the library's VAEs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .loading import load_frozen
+
+
+class VideoAutoencoder(nn.Module, ABC):
+    """Frozen map between clips (b 3 f h w) in [-1, 1] and latents (b c f h w) scaled to about unit variance."""
+
+    latent_channels: int
+    spatial_stride: int
+    temporal_stride: int
+
+    @abstractmethod
+    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+        """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pixels of `latents`, clamped to [-1, 1]."""
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (c, f, h, w) of the latents of a clip. Raises ValueError where the strides do not fit."""
+        if (num_frames - 1) % self.temporal_stride:
+            lower = (num_frames - 1) // self.temporal_stride * self.temporal_stride + 1
+            raise ValueError(
+                f"num_frames={num_frames} does not fit the autoencoder's temporal stride {self.temporal_stride}: use "
+                f"{self.temporal_stride} * n + 1 ({lower} or {lower + self.temporal_stride}), datamodule.num_frames"
+            )
+        for name, size in (("height", height), ("width", width)):
+            if size % self.spatial_stride:
+                raise ValueError(
+                    f"{name}={size} is not a multiple of the autoencoder's spatial stride {self.spatial_stride}: "
+                    f"datamodule.{name}"
+                )
+        frames = (num_frames - 1) // self.temporal_stride + 1
+        return self.latent_channels, frames, height // self.spatial_stride, width // self.spatial_stride
+
+
+class CogVideoXAutoencoder(VideoAutoencoder):
+    """`AutoencoderKLCogVideoX`: temporal stride 4, spatial stride 8 at full size.
+
+    `pretrained`: a folder in diffusers layout, or `config`: keyword arguments of the class, for random weights made
+    with `seed`. `num_frames_per_encode`: how many frames go through the encoder at once; GroupNorm sees all frames of
+    such a chunk, so this changes the latents: Concat-ID encodes whole clips in one pass, diffusers' default is 8.
+    """
+
+    def __init__(
+        self,
+        *,
+        pretrained: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        num_frames_per_encode: int = 49,
+        tiling: bool = False,
+        slicing: bool = False,
+    ):
+        super().__init__()
+        from diffusers import AutoencoderKLCogVideoX
+
+        self.vae = load_frozen(AutoencoderKLCogVideoX, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
+        self.vae.num_sample_frames_batch_size = num_frames_per_encode
+        if tiling:
+            self.vae.enable_tiling()
+        if slicing:
+            self.vae.enable_slicing()
+        settings = self.vae.config
+        self.latent_channels = settings.latent_channels
+        self.spatial_stride = 2 ** (len(settings.block_out_channels) - 1)
+        self.temporal_stride = int(settings.temporal_compression_ratio)
+        self.scaling_factor = float(settings.scaling_factor)
+
+    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+        posterior = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist
+        return (posterior.mean + posterior.std * noise.to(posterior.mean.dtype)) * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        latents, num_frames = latents.to(self.vae.dtype) / self.scaling_factor, latents.shape[2]
+        if num_frames > 1 and num_frames % 2 == 0:
+            # The decoder's time upsampling keeps the first frame single only where the count is odd: an even number of
+            # latent frames gives four pixel frames each. One more, cut off afterwards, changes nothing before it.
+            latents = torch.cat([latents, latents[:, :, -1:]], dim=2)
+        pixel_values = self.vae.decode(latents).sample
+        return pixel_values[:, :, : (num_frames - 1) * self.temporal_stride + 1].clamp(-1, 1)

@@ -1,0 +1,223 @@
+"""What every method shares: one random step, logging, optimizer, and what a checkpoint holds.
+
+Knows no method by name.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from .autoencoders import VideoAutoencoder
+from .draws import Draws
+from .loading import fingerprint
+from .text_encoders import TextEncoder
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+OnStep = Callable[[int, Tensor, Tensor], None]
+
+_TRAINING, _VALIDATION = 0, 1  # keys of the random numbers of a step
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything that the denoiser is told besides noisy latents and noise level. Every field is a tensor (b ...)."""
+
+    prompt_embeds: Tensor
+
+    def beside(self, other: Self) -> Self:
+        """Return both batches as one, `self` first: how guidance runs its branches in one call."""
+        return type(self)(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
+
+
+class VideoDiffusion(LightningModule, ABC):
+    """A denoiser, a frozen autoencoder and a frozen text encoder, trained on one random noise level a clip.
+
+    A method adds `condition`, `draw_timesteps`, `loss`, `predict` and `sample`. All randomness of a step comes from a
+    `Draws` keyed by (seed, epoch, batch, rank, sample), so that a resumed run repeats what an uninterrupted one does.
+    """
+
+    def __init__(
+        self,
+        *,
+        denoiser: nn.Module,
+        autoencoder: VideoAutoencoder,
+        text_encoder: TextEncoder,
+        optimizer: OptimizerFactory,
+        lr_schedule: ScheduleFactory | None,
+        seed: int,
+    ):
+        super().__init__()
+        self.denoiser: Any = denoiser
+        self.autoencoder = autoencoder
+        self.text_encoder = text_encoder
+        self.optimizer_factory = optimizer
+        self.lr_schedule_factory = lr_schedule
+        self.seed = seed
+        self.num_skipped_steps = 0
+        # A checkpoint holds trained tensors only; `on_load_checkpoint` says which ones are missing.
+        self.strict_loading = False
+
+    @abstractmethod
+    def condition(self, batch: Batch, draws: Draws, *, augment: bool) -> Conditioning:
+        """Return the conditioning of `batch`; with `augment`, as in training: noise and dropout of conditions."""
+
+    @abstractmethod
+    def draw_timesteps(self, draws: Draws) -> Tensor:
+        """Return one noise level a clip: (b,) integer timesteps or float sigmas."""
+
+    @abstractmethod
+    def loss(self, latents: Tensor, conditioning: Any, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the loss of each clip, (b,). `latents`, `noise`: (b c f h w)."""
+
+    @abstractmethod
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Any) -> Tensor:
+        """Return the denoiser's output (b c f h w): the one line that training and sampling share."""
+
+    @abstractmethod
+    def sample(self, conditioning: Any, noise: Tensor, draws: Draws, **sampling: Any) -> Tensor:
+        """Return clean latents (b c f h w) from standard normal `noise`. `sampling`: that section of the config."""
+
+    def step_losses(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the loss (b,) of every clip of `batch` for one random noise level each."""
+        latents = self.encode(batch, draws)
+        conditioning = self.condition(batch, draws, augment=True)
+        return self.loss(latents, conditioning, self.draw_noise(draws, latents.shape[1:]), self.draw_timesteps(draws))
+
+    def draw_noise(self, draws: Draws, shape: Sequence[int]) -> Tensor:
+        """Return the noise (b, *shape) of a step, and the sampler's initial state. A prior overrides it."""
+        return draws.normal("noise", shape)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the latents (b c f h w) of the clips of `batch`, a sample of the autoencoder's posterior."""
+        pixel_values = batch["pixel_values"]
+        shape = self.autoencoder.latent_shape(*pixel_values.shape[2:])
+        # float32 from here on, whatever the autoencoder computes in: noise is added and losses are taken in it.
+        return self.autoencoder.encode(pixel_values, draws.normal("posterior", shape)).float()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        draws: Draws,
+        *,
+        num_frames: int,
+        height: int,
+        width: int,
+        on_step: OnStep | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """Return clips (b 3 f h w) in [-1, 1] for the conditions of `batch`.
+
+        `on_step(step, state, clean)` follows the sampler.
+        """
+        shape = self.autoencoder.latent_shape(num_frames, height, width)
+        conditioning = self.condition(batch, draws, augment=False)
+        latents = self.sample(conditioning, self.draw_noise(draws, shape), draws, on_step=on_step, **sampling)
+        return self.autoencoder.decode(latents)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        draws = self._draws(_TRAINING, batch, self.current_epoch, batch_idx)
+        loss = self.step_losses(batch, draws).mean()
+        if not self._finite_on_every_rank(loss):
+            self.num_skipped_steps += 1
+            log.warning(
+                "the loss of batch %d of epoch %d is not finite: no update (%d so far)",
+                batch_idx,
+                self.current_epoch,
+                self.num_skipped_steps,
+            )
+            return None
+        self.log("train/loss", loss, batch_size=len(draws.seeds))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(draws.seeds))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # Without the epoch in the key, every validation uses the same noise and the curve shows the model alone.
+        draws = self._draws(_VALIDATION, batch, 0, batch_idx)
+        loss = self.step_losses(batch, draws).mean()
+        self.log("val/loss", loss, sync_dist=True, batch_size=len(draws.seeds))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(parameter_groups(self.trained_parameters()))
+        if self.lr_schedule_factory is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_schedule_factory(optimizer), "interval": "step"},
+        }
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that receive a gradient, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """Return the parts that are never trained and never saved, by name."""
+        return {"autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen_parts().values():
+            part.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = self.trained_parameters()
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["frozen"] = {name: fingerprint(part) for name, part in self.frozen_parts().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved, trained = checkpoint["state_dict"].keys(), self.trained_parameters().keys()
+        if saved != trained:
+            difference = sorted(saved ^ trained)
+            raise ValueError(
+                f"the checkpoint does not fit {type(self).__name__}: {len(difference)} trained tensors differ, the "
+                "first is "
+                f"{difference[0]}. Use the configuration that the checkpoint was trained with (it is stored in the "
+                "file)."
+            )
+        for name, part in self.frozen_parts().items():
+            expected, found = checkpoint["frozen"][name], fingerprint(part)
+            if found != expected:
+                raise ValueError(
+                    f"the checkpoint was trained with another {name} ({expected}, here {found}): set backbone.{name} "
+                    "to the same weights"
+                )
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that train together; 1 outside a Trainer."""
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def _draws(self, purpose: int, batch: Batch, epoch: int, batch_idx: int) -> Draws:
+        num_samples = len(batch["pixel_values"])
+        key = (self.seed, purpose, epoch, batch_idx, self.global_rank)
+        return Draws.of_step(*key, num_samples=num_samples, device=self.device)
+
+    def _finite_on_every_rank(self, loss: Tensor) -> bool:
+        finite = torch.isfinite(loss.detach())
+        if self.world_size > 1:
+            finite = torch.as_tensor(self.all_gather(finite)).all()
+        return bool(finite)
+
+
+def parameter_groups(parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """Return two optimizer groups: matrices and kernels, and everything else (biases, norms) without weight decay."""
+    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def count_parameters(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,1 @@
+"""Diffusion mathematics as small pure functions on tensors."""

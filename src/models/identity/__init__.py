@@ -1,0 +1,1 @@
+"""Who is in a picture: face analysers and alignment."""

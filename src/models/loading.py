@@ -1,0 +1,93 @@
+"""Building the library's models: from a folder in diffusers layout, or from a configuration with random weights."""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import nearest
+
+
+def load_model(
+    model_class: Any,
+    *,
+    pretrained: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    dtype: str = "float32",
+) -> Any:
+    """Return a model of a diffusers or transformers class.
+
+    From the folder `pretrained`, or, where `config` is given instead, with random weights (made with `seed`, if one is
+    given, and then without touching the global generator). `dtype`: float32, bfloat16 or float16. Raises ValueError for
+    neither or both.
+    """
+    if (pretrained is None) == (config is None):
+        raise ValueError(f"{model_class.__name__} needs either `pretrained` (a folder) or `config` (random weights)")
+    torch_dtype = parse_dtype(dtype)
+    if pretrained is not None:
+        if not Path(pretrained).is_dir():
+            raise ValueError(f"{model_class.__name__}: there is no folder {pretrained}")
+        keyword = "dtype" if model_class.__module__.startswith("transformers") else "torch_dtype"
+        return model_class.from_pretrained(pretrained, local_files_only=True, **{keyword: torch_dtype})
+    if seed is None:
+        return _from_config(model_class, config or {}, torch_dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _from_config(model_class, config or {}, torch_dtype)
+
+
+def load_frozen(model_class: Any, **source: Any) -> Any:
+    """Return `load_model(model_class, **source)` without gradients, in evaluation mode."""
+    return load_model(model_class, **source).requires_grad_(False).eval()
+
+
+def load_denoiser(
+    *, architecture: str, pretrained: str | None = None, config: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return a denoiser with float32 weights.
+
+    `architecture`: the dotted name of a diffusers class; the rest as in `load_model`.
+    """
+    module, _, name = architecture.rpartition(".")
+    model_class = getattr(importlib.import_module(module), name, None)
+    if model_class is None:
+        raise ValueError(f"backbone.denoiser.architecture={architecture} does not exist")
+    return load_model(model_class, pretrained=pretrained, config=config)
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of that name. Raises ValueError for anything but the three floating-point types in use."""
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(f"dtype={name!r} is not one of {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return a short hash of names, shapes, dtypes and the first values of every tensor of `module`.
+
+    It tells apart any two sets of weights that anyone trains, without reading gigabytes.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_config(model_class: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    config_class = getattr(
+        model_class, "config_class", None
+    )  # transformers; diffusers classes take the settings themselves
+    settings = inspect.signature(config_class or model_class.__init__).parameters
+    for name in config:
+        if name not in settings:
+            raise ValueError(f"{name} is not a setting of {model_class.__name__}{nearest(name, settings)}")
+    model = model_class(config_class(**config)) if config_class is not None else model_class(**config)
+    return model if dtype == torch.float32 else model.to(dtype)
