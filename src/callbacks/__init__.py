@@ -1,0 +1,1 @@
+"""Lightning callbacks: weight averages, sample videos, progress."""

@@ -1,0 +1,84 @@
+"""From a checkpoint to a model that can sample."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from .checkpoints.lightning import find_checkpoint, read_checkpoint
+from .config import nearest
+from .models.loading import parse_dtype
+
+if TYPE_CHECKING:
+    from .datamodules.conditions import Condition
+    from .models.base import VideoDiffusion
+
+log = logging.getLogger(__name__)
+
+
+def load_run(
+    ckpt: str, paths: Mapping[str, Any], weights: str = "ema"
+) -> tuple[VideoDiffusion, dict[str, Condition], DictConfig]:
+    """Return the model of a checkpoint, the conditions that it was trained with, and its configuration.
+
+    `ckpt`: a file or the folder of a run. `paths`: this machine's, in place of the training machine's. `weights`: `ema`
+    or `raw`.
+    """
+    from hydra.utils import instantiate
+
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights={weights} is not one of ema, raw")
+    path = find_checkpoint(ckpt)
+    checkpoint = read_checkpoint(path)
+    config = OmegaConf.create(checkpoint["config"])
+    config.paths = OmegaConf.create(dict(paths))
+    check_backbone(config)
+    model: VideoDiffusion = instantiate(config.model, _convert_="all")
+    model.on_load_checkpoint(checkpoint)
+    if weights == "ema" and "ema" not in checkpoint:
+        raise ValueError(f"{path} has no weight average: give weights=raw")
+    state_dict = checkpoint["ema"]["state_dict"] if weights == "ema" else checkpoint["state_dict"]
+    model.load_state_dict(state_dict, strict=False)
+    conditions = instantiate(config.datamodule.conditions, _convert_="all")
+    log.info("%s weights of step %d from %s", weights, checkpoint["global_step"], path)
+    return model.eval(), conditions, config
+
+
+def check_backbone(config: DictConfig) -> None:
+    """Raise ValueError where the frozen weights that the checkpoint needs are not on this machine."""
+    folder = config.backbone.weights
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"the checkpoint needs the weights at {folder}. Get them with\n  {config.backbone.download}")
+
+
+def check_sampling(model: VideoDiffusion, sampling: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that the method's `sample` does not take."""
+    parameters = inspect.signature(model.sample).parameters
+    allowed = [
+        name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY and name != "on_step"
+    ]
+    for name in sampling:
+        if name not in allowed:
+            raise ValueError(
+                f"sampling.{name} is not a setting of {type(model).__name__}.sample{nearest(str(name), allowed)}"
+            )
+
+
+def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Return device and dtype of the denoiser. `auto`: a GPU with bfloat16, else the CPU with float32."""
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise ValueError(f"device={device} is not one of auto, cpu, cuda, cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device}, but torch {torch.__version__} sees no GPU: use device=cpu")
+    chosen = torch.device(
+        "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+    )
+    if dtype == "auto":
+        return chosen, torch.bfloat16 if chosen.type == "cuda" else torch.float32
+    return chosen, parse_dtype(dtype)

@@ -1,0 +1,76 @@
+"""What to sample: a prompt with reference images from the command line, or a list of them in a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make: `references` are picture files, one an identity; `seed` only where the list fixes it."""
+
+    prompt: str
+    references: tuple[Path, ...]
+    seed: int | None = None
+
+
+def read_requests(prompt: str | None, references: Sequence[str], inputs: str | None) -> list[Request]:
+    """Return the requests of a command line. Raises ValueError unless exactly one of `prompt` and `inputs` is given."""
+    if (prompt is None) == (inputs is None):
+        raise ValueError("give either prompt='...' with references=[FILE,...], or inputs=FILE (one clip a line)")
+    if prompt is not None:
+        return [Request(prompt, tuple(_existing(reference, "references", Path(".")) for reference in references))]
+    path = Path(str(inputs))
+    if not path.is_file():
+        raise ValueError(f"inputs={path} does not exist")
+    parse = _parse_json if path.suffix == ".jsonl" else _parse_concat_id
+    lines = path.read_text().splitlines()
+    requests = [
+        parse(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not requests:
+        raise ValueError(f"inputs={path} has no lines")
+    return requests
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Return the picture at `path` (h w 3 uint8 RGB), upright. Raises ValueError, naming the file, where it is none."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} cannot be read as a picture: its format is not known") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _parse_concat_id(line: str, place: str, folder: Path) -> Request:
+    """Concat-ID's list format: `prompt@@image[@@image[@@image]]`."""
+    prompt, *references = [part.strip() for part in line.split("@@")]
+    if not prompt or not references or not all(references):
+        raise ValueError(f"{place}: expected prompt@@image[@@image[@@image]], got {line[:80]!r}")
+    return Request(prompt, tuple(_existing(reference, place, folder) for reference in references))
+
+
+def _parse_json(line: str, place: str, folder: Path) -> Request:
+    """One JSON object a line: `prompt`, `references` (list of files), optional `seed`."""
+    try:
+        entry: Any = json.loads(line)
+        prompt, references, seed = entry["prompt"], entry.get("references", []), entry.get("seed")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place}: expected an object with `prompt` and `references` ({error})") from error
+    return Request(prompt, tuple(_existing(reference, place, folder) for reference in references), seed)
+
+
+def _existing(name: str, place: str, folder: Path) -> Path:
+    """Return the file `name`, relative to the working directory (as in the original) or else to the list's folder."""
+    for path in (Path(name), folder / name):
+        if path.is_file():
+            return path
+    raise ValueError(f"{place}: there is no picture {name}")

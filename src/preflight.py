@@ -1,0 +1,62 @@
+"""What is refused before anything heavy is imported: missing weights, missing data, a device that is not there."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def check_sources(config: DictConfig) -> None:
+    """Raise ValueError where the backbone's weights or the data are not here, with the command to get them."""
+    backbone = config.backbone
+    if backbone.weights is not None and not Path(backbone.weights).is_dir():
+        raise ValueError(
+            f"the weights of backbone={_choice(config, 'backbone')} are not at {backbone.weights}. Get them with\n  "
+            f"{backbone.download}\n"
+            f"or point to a copy: backbone.weights=FOLDER (or the environment variable LIKENESS_WEIGHTS). "
+            f"Without weights, any experiment runs with debug=tiny."
+        )
+    for split in ("train", "val"):
+        source = OmegaConf.select(config, f"datamodule.{split}", throw_on_missing=False)
+        for place in [source] if isinstance(source, str) else source or []:
+            if _is_plain_path(place) and not Path(place).exists():
+                raise ValueError(
+                    f"datamodule.{split}={place} does not exist. Make shards of your videos with\n"
+                    f"  python prepare.py source=video_folder source.folder=VIDEOS output={place}\nor use the toy "
+                    "world: datamodule=toy"
+                )
+    if OmegaConf.is_missing(config.datamodule, "train"):
+        raise ValueError(
+            "datamodule.train must name the training shards. Make them of your videos with\n"
+            "  python prepare.py source=video_folder source.folder=VIDEOS output=SHARDS\n"
+            "and give datamodule.train=SHARDS, or use the toy world: datamodule=toy"
+        )
+
+
+def check_machine(config: DictConfig) -> None:
+    """Raise ValueError where the trainer asks for a GPU that is not there."""
+    accelerator = OmegaConf.select(config, "trainer.accelerator")
+    if accelerator in ("gpu", "cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no GPU: use "
+                "trainer.accelerator=cpu, or install "
+                "a CUDA build of torch and check nvidia-smi"
+            )
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _choice(config: DictConfig, group: str) -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else group
+
+
+def _is_plain_path(place: str) -> bool:
+    return "://" not in place and not place.startswith("pipe:") and not any(symbol in place for symbol in "*?{[")

@@ -1,0 +1,54 @@
+"""`train.py`: fit a method, with validation, samples, checkpoints and exact resume."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from .config import command
+from .preflight import check_machine, check_sources
+
+log = logging.getLogger(__name__)
+
+
+@command("train")
+def main(config: DictConfig) -> float | None:
+    check_sources(config)
+    check_machine(config)
+
+    from hydra.utils import instantiate
+    from lightning import seed_everything
+
+    from .callbacks.run_record import RunRecord
+    from .config import check
+    from .generation import check_sampling
+    from .run import quiet_libraries, resume_path
+
+    quiet_libraries(config.num_threads)
+    check(config)
+    ckpt_path = resume_path(config.ckpt, Path(config.paths.output_dir))
+    seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = instantiate(config.datamodule, _convert_="all")
+    model = instantiate(config.model, _convert_="all")
+    check_sampling(model, config.sampling)
+    callbacks = list(instantiate(config.callbacks, _convert_="all").values())
+    loggers = list(instantiate(config.logger, _convert_="all").values())
+    trainer = instantiate(config.trainer, _convert_="all", callbacks=[RunRecord(config), *callbacks], logger=loggers)
+    log.info("run folder: %s", config.paths.output_dir)
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+    finally:
+        if report := datamodule.skip_report():
+            log.warning(report)
+    if config.optimized_metric is None:
+        return None
+    if config.optimized_metric not in trainer.callback_metrics:
+        raise ValueError(
+            f"optimized_metric={config.optimized_metric} was not logged; logged were "
+            f"{', '.join(sorted(trainer.callback_metrics))}"
+        )
+    return float(trainer.callback_metrics[config.optimized_metric])
+
+
+if __name__ == "__main__":
+    main()
