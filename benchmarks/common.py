@@ -1,0 +1,50 @@
+"""What the benchmarks share: the machine's description, a table on screen, a JSON file."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = Path(__file__).with_name("results")
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def run(*command: str) -> None:
+    """Run a command of the checkout and let it print; stop the benchmark where it fails."""
+    print("$", " ".join(command), flush=True)
+    subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
+
+
+def report(name: str, rows: list[dict[str, Any]], **notes: Any) -> None:
+    """Print `rows` as a table and write them, with the machine and `notes`, to `results/NAME.json`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=name)
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), **notes, "rows": rows}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(f"written to benchmarks/results/{name}.json")
