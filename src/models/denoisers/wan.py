@@ -161,6 +161,8 @@ class ReferenceWanTransformer(WanTransformer3DModel):
             cross_attn_norm=cross_attn_norm,
             qk_norm=qk_norm,
             eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
