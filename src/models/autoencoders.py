@@ -19,7 +19,10 @@ class VideoAutoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
-        """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape."""
+        """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape.
+
+        One whose backbone was trained on the posterior's mean leaves `noise` unused.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -89,3 +92,51 @@ class CogVideoXAutoencoder(VideoAutoencoder):
             latents = torch.cat([latents, latents[:, :, -1:]], dim=2)
         pixel_values = self.vae.decode(latents).sample
         return pixel_values[:, :, : (num_frames - 1) * self.temporal_stride + 1].clamp(-1, 1)
+
+
+class WanAutoencoder(VideoAutoencoder):
+    """`AutoencoderKLWan`: temporal stride 4, spatial stride 8, every channel normalised by its own mean and deviation.
+
+    Encodes to the mean of the posterior, not to a sample: so do Wan's own code and DiffSynth, on which Concat-ID's Wan
+    variant was trained. `pretrained`, `config`, `seed`: as in `CogVideoXAutoencoder`.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        pretrained: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        tiling: bool = False,
+        slicing: bool = False,
+    ):
+        super().__init__()
+        from diffusers import AutoencoderKLWan
+
+        self.vae = load_frozen(AutoencoderKLWan, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
+        if tiling:
+            self.vae.enable_tiling()
+        if slicing:
+            self.vae.enable_slicing()
+        settings = self.vae.config
+        self.latent_channels = settings.z_dim
+        self.spatial_stride, self.temporal_stride = settings.scale_factor_spatial, settings.scale_factor_temporal
+        for name in ("latents_mean", "latents_std"):
+            if len(settings[name]) != settings.z_dim:
+                raise ValueError(
+                    f"backbone.autoencoder.config.{name} has {len(settings[name])} values, z_dim={settings.z_dim} "
+                    "needs one a channel"
+                )
+            self.register_buffer(name, torch.tensor(settings[name]).reshape(1, -1, 1, 1, 1), persistent=False)
+
+    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+        mean = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist.mode()
+        return (mean.float() - self.latents_mean) / self.latents_std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = latents.float() * self.latents_std + self.latents_mean
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.clamp(-1, 1)
