@@ -123,13 +123,15 @@ class ConcatID(VideoDiffusion):
         num_inference_steps: int = 50,
         guidance_scale: float = 6.0,
         negative_prompt: str | None = None,
+        solver: str | None = None,
         drop_references: bool = False,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Clean latents by the process's sampler. Guidance acts on the text alone: both halves see the references.
 
         `negative_prompt`: what the unconditional half reads; None for zeros, as prompt dropout makes them. At
-        `guidance_scale` 1 that half is not computed. `drop_references` zeroes them, as dropout does in training: the
+        `guidance_scale` 1 that half is not computed. `solver`: one of the process's; None for the published recipe's.
+        `drop_references` zeroes them, as dropout does in training: the
         same model without identity.
         """
         if drop_references:
@@ -148,7 +150,7 @@ class ConcatID(VideoDiffusion):
         def step_noise(step: int) -> Tensor:
             return draws.normal(f"sde_noise_{step}", noise.shape[1:])
 
-        return self.process.sample(predict_guided, noise.float(), num_inference_steps, step_noise, on_step)
+        return self.process.sample(predict_guided, noise.float(), num_inference_steps, step_noise, on_step, solver)
 
     def _unconditional_embeds(self, prompt_embeds: Tensor, negative_prompt: str | None) -> Tensor:
         if negative_prompt is None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .flow_matching import flow_euler, flow_velocity, interpolate, shift_sigmas, shifted_schedule
 from .parameterization import add_noise, latents_from_velocity, velocity
-from .samplers import OnStep, sde_dpm_solver_pp_2m, sde_schedule
+from .samplers import OnStep, ddim, sde_dpm_solver_pp_2m, sde_schedule
 from .schedules import (
     rescale_zero_terminal_snr,
     scaled_linear_alphas_cumprod,
@@ -19,7 +19,12 @@ Predict = Callable[[Tensor, float], Tensor]  # (noisy latents, timestep) -> the 
 
 
 class DiffusionProcess(nn.Module, ABC):
-    """Noise levels are timesteps (b,), as the denoiser is told them. Tables move with the module and are not saved."""
+    """Noise levels are timesteps (b,), as the denoiser is told them. Tables move with the module and are not saved.
+
+    `solvers`: what `sample` can do, the one of the published recipe first.
+    """
+
+    solvers: tuple[str, ...]
 
     @abstractmethod
     def draw_timesteps(self, uniform: Tensor, rank: int, world_size: int) -> Tensor:
@@ -41,18 +46,26 @@ class DiffusionProcess(nn.Module, ABC):
         num_inference_steps: int,
         step_noise: Callable[[int], Tensor],
         on_step: OnStep | None = None,
+        solver: str | None = None,
     ) -> Tensor:
         """Return clean latents from standard normal `noise`. `step_noise(i)`: more of it for step i of a stochastic
-        sampler.
+        sampler; `solver`: one of `solvers`, None for the first. Raises ValueError for another.
         """
+
+    def choose_solver(self, solver: str | None) -> str:
+        if solver is not None and solver not in self.solvers:
+            raise ValueError(f"sampling.solver={solver}: {type(self).__name__} has {', '.join(self.solvers)}")
+        return solver or self.solvers[0]
 
 
 class ZeroSNRVelocity(DiffusionProcess):
     """CogVideoX: v-prediction at integer timesteps in [0, 1000), zero terminal SNR; SDE-DPM-Solver++(2M).
 
-    `snr_shift_scale`: 1 for the 5B backbone, 3 for the 2B one. Timesteps are stratified over the ranks.
+    `ddim` is the solver of diffusers' pipeline, which draws no further noise. `snr_shift_scale`: 1 for the 5B backbone,
+    3 for the 2B one. Timesteps are stratified over the ranks.
     """
 
+    solvers = ("sde_dpm", "ddim")
     unrescaled_alphas_cumprod: Tensor
     alphas_cumprod: Tensor
 
@@ -78,7 +91,10 @@ class ZeroSNRVelocity(DiffusionProcess):
         num_inference_steps: int,
         step_noise: Callable[[int], Tensor],
         on_step: OnStep | None = None,
+        solver: str | None = None,
     ) -> Tensor:
+        if self.choose_solver(solver) == "ddim":
+            return ddim(predict, noise, self.alphas_cumprod, num_inference_steps, on_step)
         schedule = sde_schedule(self.unrescaled_alphas_cumprod, self.alphas_cumprod, num_inference_steps)
 
         def predict_clean(latents: Tensor, step: int) -> Tensor:
@@ -94,6 +110,7 @@ class FlowMatching(DiffusionProcess):
     `shift`: moves training and sampling towards noise; 5 for Wan2.1 at 480p.
     """
 
+    solvers = ("euler",)
     num_timesteps = 1000
 
     def __init__(self, *, shift: float = 5.0):
@@ -118,7 +135,9 @@ class FlowMatching(DiffusionProcess):
         num_inference_steps: int,
         step_noise: Callable[[int], Tensor],
         on_step: OnStep | None = None,
+        solver: str | None = None,
     ) -> Tensor:
+        self.choose_solver(solver)
         sigmas = shifted_schedule(num_inference_steps, self.shift)
         return flow_euler(
             lambda latents, step: predict(latents, self.num_timesteps * sigmas[step]), noise, sigmas, on_step
