@@ -1,10 +1,13 @@
 """What is refused before anything heavy is imported: missing weights, missing data, a device that is not there."""
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
 
 
 def check_sources(config: DictConfig) -> None:
@@ -31,6 +34,25 @@ def check_sources(config: DictConfig) -> None:
             "datamodule.train must name the training shards. Make them of your videos with\n"
             "  python prepare.py source=video_folder source.folder=VIDEOS output=SHARDS\n"
             "and give datamodule.train=SHARDS, or use the toy world: datamodule=toy"
+        )
+
+
+def check_start(config: DictConfig) -> None:
+    """Raise ValueError where `init_from` cannot be what the run starts from; warn where a later stage has none."""
+    if config.init_weights not in ("ema", "raw"):
+        raise ValueError(f"init_weights={config.init_weights} is not one of ema, raw")
+    if config.init_from is not None:
+        if config.ckpt not in (None, "last"):
+            raise ValueError(
+                f"ckpt={config.ckpt} goes on with a run, init_from={config.init_from} starts one: give one of them"
+            )
+        if not Path(config.init_from).exists():
+            raise ValueError(f"there is no checkpoint at init_from={config.init_from}: give a .ckpt file or a run")
+    elif config.continues is not None and config.ckpt is None:
+        log.warning(
+            "%s continues %s, but starts from the weights of the backbone: give init_from=RUN, the folder of that run",
+            config.experiment_name,
+            config.continues,
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from .config import command
-from .preflight import check_machine, check_sources
+from .preflight import check_machine, check_sources, check_start
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(config: DictConfig) -> float | None:
     check_sources(config)
+    check_start(config)
     check_machine(config)
 
     from hydra.utils import instantiate
@@ -22,6 +23,7 @@ def main(config: DictConfig) -> float | None:
     from .callbacks.run_record import RunRecord
     from .config import check
     from .generation import check_sampling
+    from .checkpoints.lightning import load_initial_weights
     from .run import quiet_libraries, resume_path
 
     quiet_libraries(config.num_threads)
@@ -31,6 +33,8 @@ def main(config: DictConfig) -> float | None:
     datamodule = instantiate(config.datamodule, _convert_="all")
     model = instantiate(config.model, _convert_="all")
     check_sampling(model, config.sampling)
+    if config.init_from is not None and ckpt_path is None:
+        load_initial_weights(model, config.init_from, config.init_weights)
     callbacks = list(instantiate(config.callbacks, _convert_="all").values())
     loggers = list(instantiate(config.logger, _convert_="all").values())
     trainer = instantiate(config.trainer, _convert_="all", callbacks=[RunRecord(config), *callbacks], logger=loggers)
