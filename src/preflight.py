@@ -1,13 +1,10 @@
 """What is refused before anything heavy is imported: missing weights, missing data, a device that is not there."""
 
 import importlib.util
-import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-
-log = logging.getLogger(__name__)
 
 
 def check_sources(config: DictConfig) -> None:
@@ -38,7 +35,7 @@ def check_sources(config: DictConfig) -> None:
 
 
 def check_start(config: DictConfig) -> None:
-    """Raise ValueError where `init_from` cannot be what the run starts from; warn where a later stage has none."""
+    """Raise ValueError where `init_from` cannot be what the run starts from."""
     if config.init_weights not in ("ema", "raw"):
         raise ValueError(f"init_weights={config.init_weights} is not one of ema, raw")
     if config.init_from is not None:
@@ -48,12 +45,6 @@ def check_start(config: DictConfig) -> None:
             )
         if not Path(config.init_from).exists():
             raise ValueError(f"there is no checkpoint at init_from={config.init_from}: give a .ckpt file or a run")
-    elif config.continues is not None and config.ckpt is None:
-        log.warning(
-            "%s continues %s, but starts from the weights of the backbone: give init_from=RUN, the folder of that run",
-            config.experiment_name,
-            config.continues,
-        )
 
 
 def check_machine(config: DictConfig) -> None:

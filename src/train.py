@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -23,7 +24,6 @@ def main(config: DictConfig) -> float | None:
     from .callbacks.run_record import RunRecord
     from .config import check
     from .generation import check_sampling
-    from .checkpoints.lightning import load_initial_weights
     from .run import quiet_libraries, resume_path
 
     quiet_libraries(config.num_threads)
@@ -33,8 +33,8 @@ def main(config: DictConfig) -> float | None:
     datamodule = instantiate(config.datamodule, _convert_="all")
     model = instantiate(config.model, _convert_="all")
     check_sampling(model, config.sampling)
-    if config.init_from is not None and ckpt_path is None:
-        load_initial_weights(model, config.init_from, config.init_weights)
+    if ckpt_path is None:
+        _choose_weights(model, config)
     callbacks = list(instantiate(config.callbacks, _convert_="all").values())
     loggers = list(instantiate(config.logger, _convert_="all").values())
     trainer = instantiate(config.trainer, _convert_="all", callbacks=[RunRecord(config), *callbacks], logger=loggers)
@@ -52,6 +52,20 @@ def main(config: DictConfig) -> float | None:
             f"{', '.join(sorted(trainer.callback_metrics))}"
         )
     return float(trainer.callback_metrics[config.optimized_metric])
+
+
+def _choose_weights(model: Any, config: DictConfig) -> None:
+    """Start from `init_from`, or from what the model was built with; say so where a later stage starts like that."""
+    from .checkpoints.lightning import load_initial_weights
+
+    if config.init_from is not None:
+        load_initial_weights(model, config.init_from, config.init_weights)
+    elif config.continues is not None:
+        log.warning(
+            "%s starts from the weights of the backbone, not from a run of %s: to go on from one, give init_from=RUN",
+            config.experiment_name,
+            config.continues,
+        )
 
 
 if __name__ == "__main__":
