@@ -1,14 +1,21 @@
 """`sample.py`: prompts and reference images in, clips out."""
 
+from __future__ import annotations
+
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from .config import command
 from .inputs import Request, read_picture, read_requests
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .models.identity.references import PreparedReference, ReferencePreprocessor
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +28,7 @@ def main(config: DictConfig) -> None:
         )
     requests = read_requests(config.prompt, config.references, config.inputs)
     pictures = {path: read_picture(path) for request in requests for path in request.references}
+    preprocess = _build_preprocess(config)
 
     from .datamodules.shards import write_atomically
     from .generation import check_sampling, choose_device, load_run
@@ -39,6 +47,8 @@ def main(config: DictConfig) -> None:
 
     output = Path(config.output)
     todo = _plan(requests, config.num_videos, config.seed, sampling, size)
+    for clip in todo:
+        clip["preprocess"] = None if preprocess is None else preprocess.description
     done = _read_records(output)
     if done:
         # A kill may have cut the last line: what is appended to it would be lost as well.
@@ -47,9 +57,32 @@ def main(config: DictConfig) -> None:
     todo = [clip for clip in todo if not _is_done(clip, done.get(clip["video"]), output)]
     if len(done) and len(todo) < len(requests) * config.num_videos:
         log.info("%d clips are in %s already", len(requests) * config.num_videos - len(todo), output)
-    _sample(model, conditions, todo, pictures, output, sampling, size, config.fps or trained.fps, config.batch_size)
+    used = {path for clip in todo for path in clip["source_references"]}
+    prepared = {path: _prepare(preprocess, picture, path) for path, picture in pictures.items() if str(path) in used}
+    _sample(model, conditions, todo, prepared, output, sampling, size, config.fps or trained.fps, config.batch_size)
     _write_sheet(output)
     log.info("%d clips in %s", len(_read_records(output)), output)
+
+
+def _build_preprocess(config: DictConfig) -> ReferencePreprocessor | None:
+    """Return what cuts faces out of the pictures. Missing models are told here, before anything heavy is imported."""
+    from hydra.utils import instantiate
+
+    from .config import check
+
+    check(config)
+    if config.preprocess is None:
+        for name in ("analyzer", "parser"):
+            if config[name] is not None:
+                log.warning("%s has no effect without preprocess: give preprocess=concat_id, align or toy", name)
+        return None
+    return instantiate(config.preprocess, _convert_="all")
+
+
+def _prepare(preprocess: ReferencePreprocessor | None, picture: np.ndarray, path: Path) -> PreparedReference:
+    from .models.identity.references import PreparedReference
+
+    return PreparedReference(picture) if preprocess is None else preprocess(picture, str(path))
 
 
 def _plan(
@@ -77,7 +110,7 @@ def _sample(
     model: Any,
     conditions: Any,
     todo: list[dict[str, Any]],
-    pictures: dict[Path, Any],
+    prepared: dict[Path, PreparedReference],
     output: Path,
     sampling: dict[str, Any],
     size: dict[str, int],
@@ -96,7 +129,7 @@ def _sample(
         for start in range(0, len(todo), batch_size):
             clips = todo[start : start + batch_size]
             wanted = [
-                SampleRequest(clip["prompt"], [pictures[Path(path)] for path in clip["source_references"]])
+                SampleRequest(clip["prompt"], [prepared[Path(path)].crop for path in clip["source_references"]])
                 for clip in clips
             ]
             batch = {name: _to(value, model.device) for name, value in request_batch(conditions, wanted).items()}
@@ -108,9 +141,24 @@ def _sample(
                     name = f"references/{Path(clip['video']).stem}_{number}.png"
                     write_png(output / name, picture)
                     clip["references"].append(name)
+                if clip["preprocess"] is not None:
+                    _write_unmasked(clip, prepared, output)
                 with open(output / "samples.jsonl", "a") as stream:
                     stream.write(json.dumps(clip) + "\n")
                 progress.advance(task)
+
+
+def _write_unmasked(clip: dict[str, Any], prepared: dict[Path, PreparedReference], output: Path) -> None:
+    """Write the aligned crops before the background was blacked, and record what was done to each picture."""
+    from .media import write_png
+
+    clip["unmasked_references"], clip["prepared_references"] = [], []
+    for number, path in enumerate(clip["source_references"]):
+        reference = prepared[Path(path)]
+        name = f"references/{Path(clip['video']).stem}_{number}_unmasked.png"
+        write_png(output / name, reference.unmasked)
+        clip["unmasked_references"].append(name)
+        clip["prepared_references"].append(reference.record)
 
 
 def _read_records(output: Path) -> dict[str, dict[str, Any]]:
