@@ -145,7 +145,10 @@ class ConcatID(VideoDiffusion):
             latents = latents.repeat(branches, *[1] * (latents.ndim - 1))
             timesteps = torch.full((len(latents),), timestep, device=latents.device)
             output = self.predict(latents, timesteps, conditioning).float()
-            return output if branches == 1 else guide(*output.chunk(2), guidance_scale)
+            if branches == 1:
+                return output
+            unconditional, conditional = output.chunk(2)
+            return guide(unconditional, conditional, guidance_scale)
 
         def step_noise(step: int) -> Tensor:
             return draws.normal(f"sde_noise_{step}", noise.shape[1:])

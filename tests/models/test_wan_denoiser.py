@@ -50,16 +50,16 @@ def test_without_references_it_is_the_stock_network_bit_by_bit(plain_folder, ref
     ours, given = load_wan(pretrained=folder, reference_modulation=reference_modulation), inputs(references=0)
     references = given.pop("reference_latents")
     expected = stock(**given, return_dict=False)[0]
-    output = ours(**given, **({} if how == "no argument" else {"reference_latents": references}))[0]
+    output = ours(**given, **({} if how == "no argument" else {"reference_latents": references}))
     assert torch.equal(output, expected)
 
 
 def test_output_covers_the_clip_and_references_change_it():
     denoiser, given = build(), inputs()
-    output = denoiser(**given)[0]
+    output = denoiser(**given)
     given["reference_latents"] = given["reference_latents"] + 1
     assert output.shape == given["hidden_states"].shape
-    assert (denoiser(**given)[0] - output).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
+    assert (denoiser(**given) - output).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
 
 
 def test_references_lie_behind_the_clip_in_time_and_beside_it_in_width():
@@ -89,9 +89,9 @@ def test_clip_positions_are_the_stock_ones():
 
 def test_order_of_references_matters_and_so_does_their_place():
     denoiser, given = build(), inputs(references=2)
-    output = denoiser(**given)[0]
+    output = denoiser(**given)
     swapped = given | {"reference_latents": given["reference_latents"].flip(2)}
-    assert (denoiser(**swapped)[0] - output).abs().max() > 1e-5
+    assert (denoiser(**swapped) - output).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("reference_modulation", ["shared", "own"])
@@ -119,12 +119,12 @@ def test_own_modulation_starts_as_a_copy_and_differs_in_the_feed_forward_alone(p
     assert torch.equal(own.time_proj_ref.bias, stock.condition_embedder.time_proj.bias)
 
     given, shared = inputs(), load_wan(pretrained=folder)
-    assert not torch.equal(own(**given)[0], shared(**given)[0])
+    assert not torch.equal(own(**given), shared(**given))
     # Where attention and feed-forward have the same shift and scale, nothing is left to differ.
     for denoiser in (own, shared):
         _repeat_attention_modulation(denoiser)
     own.give_references_own_modulation()
-    assert torch.equal(own(**given)[0], shared(**given)[0])
+    assert torch.equal(own(**given), shared(**given))
 
 
 @torch.no_grad()
@@ -138,18 +138,18 @@ def _repeat_attention_modulation(denoiser):
 
 def test_own_modulation_moves_references_alone():
     denoiser, given = build("own"), inputs(references=0)
-    without = denoiser(**given)[0]
-    with_references = denoiser(**inputs())[0]
+    without = denoiser(**given)
+    with_references = denoiser(**inputs())
     with torch.no_grad():
         denoiser.time_proj_ref.bias += 1
         denoiser.blocks[0].scale_shift_table_ref += 1
-    assert torch.equal(denoiser(**given)[0], without)
-    assert not torch.equal(denoiser(**inputs())[0], with_references)
+    assert torch.equal(denoiser(**given), without)
+    assert not torch.equal(denoiser(**inputs()), with_references)
 
 
 def test_gradients_reach_every_used_tensor_and_the_references_table_where_it_is_used():
     denoiser = build("own")
-    denoiser(**inputs())[0].square().mean().backward()
+    denoiser(**inputs()).square().mean().backward()
     assert all(parameter.grad is not None for parameter in denoiser.parameters())
     first, last = (block.scale_shift_table_ref.grad.abs().sum(dim=(0, 2)) for block in denoiser.blocks)
     # shift, scale, gate of attention; shift, scale, gate of the feed-forward
@@ -164,7 +164,7 @@ def test_gradient_checkpointing_changes_nothing():
         denoiser = build("own").train()
         if checkpointing:
             denoiser.enable_gradient_checkpointing()
-        denoiser(**inputs())[0].square().mean().backward()
+        denoiser(**inputs()).square().mean().backward()
         gradients.append(denoiser.blocks[0].scale_shift_table_ref.grad)
     assert torch.equal(*gradients)
 
@@ -177,7 +177,7 @@ def test_saved_folder_loads_again(tmp_path, reference_modulation):
         torch.nn.init.normal_(denoiser.blocks[1].scale_shift_table_ref)
     denoiser.save_pretrained(tmp_path / "ours")
     again = load_wan(pretrained=str(tmp_path / "ours"), reference_modulation=reference_modulation)
-    assert torch.equal(again(**inputs())[0], denoiser(**inputs())[0])
+    assert torch.equal(again(**inputs()), denoiser(**inputs()))
 
 
 def test_weights_with_own_modulation_are_not_loaded_as_shared(tmp_path):
@@ -192,7 +192,7 @@ def test_weights_in_bfloat16_keep_the_stock_arithmetic(plain_folder):
     given |= {"timestep": TIMESTEPS, "reference_latents": given["reference_latents"][:, :, :0]}
     ours = ReferenceWanTransformer.from_pretrained(folder, torch_dtype=torch.bfloat16)
     stock = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
-    output = ours(**given)[0]
+    output = ours(**given)
     del given["reference_latents"]
     assert torch.equal(output, stock(**given, return_dict=False)[0])
 

@@ -2,12 +2,11 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from torch import Tensor, nn
 
 from ..loading import load_model
@@ -28,8 +27,7 @@ class WanPlacement(ReferencePlacement):
             timestep=timesteps,
             encoder_hidden_states=prompt_embeds,
             reference_latents=reference_latents,
-            return_dict=False,
-        )[0]
+        )
 
 
 def load_wan(
@@ -117,9 +115,9 @@ class ReferenceWanTransformer(WanTransformer3DModel):
     projection of the references' own (14 M parameters at 1.3 B). Raises ValueError for image-to-video settings.
     """
 
-    _no_split_modules: ClassVar = ["ReferenceWanBlock"]
-    _repeated_blocks: ClassVar = ["ReferenceWanBlock"]
-    _cp_plan = None  # the stock plan splits one stream of tokens; the library then refuses context parallelism
+    _no_split_modules = ["ReferenceWanBlock"]  # noqa: RUF012
+    _repeated_blocks = ["ReferenceWanBlock"]  # noqa: RUF012
+    _cp_plan: Any = None  # the stock plan splits one stream of tokens; the library then refuses context parallelism
 
     @register_to_config
     def __init__(
@@ -178,29 +176,27 @@ class ReferenceWanTransformer(WanTransformer3DModel):
     def give_references_own_modulation(self) -> None:
         """Give references copies of the modulation that they share with the clip: where its training starts."""
         for block in self.blocks:
-            block.scale_shift_table_ref = nn.Parameter(block.scale_shift_table.detach().clone())
+            table: Any = block.scale_shift_table
+            block.scale_shift_table_ref = nn.Parameter(table.detach().clone())
         self.time_proj_ref = copy.deepcopy(self.condition_embedder.time_proj)
         self.register_to_config(reference_modulation="own")
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         reference_latents: Tensor | None = None,
-        return_dict: bool = False,
-    ) -> tuple[Tensor]:
-        """Return the output (b c f h w) for the clip, in a tuple.
+    ) -> Tensor:
+        """Return the output (b c f h w) for the clip.
 
         `hidden_states`: noisy latents (b c f h w); `timestep`: (b,) in [0, 1000]; `encoder_hidden_states`: text (b n
         d); `reference_latents`: (b c k h w), or None.
         """
-        if return_dict:
-            raise ValueError("return_dict=True is not offered: the output is a tuple")
         if reference_latents is None:
             reference_latents = hidden_states[:, :, :0]
         _, _, num_frames, height, width = hidden_states.shape
-        patch = self.config.patch_size[1]
+        patch = self.config["patch_size"][1]
         check_patches(hidden_states, patch)
         grid = (num_frames, height // patch, width // patch)
         rotary_emb = self._positions(hidden_states, reference_latents.shape[2])
@@ -216,17 +212,18 @@ class ReferenceWanTransformer(WanTransformer3DModel):
             reference_proj = self.time_proj_ref(self.condition_embedder.act_fn(temb))
         projections = [projection.unflatten(1, (6, -1)) for projection in (timestep_proj, reference_proj)]
 
+        checkpoint: Any = self._gradient_checkpointing_func
         for block in self.blocks:
             arguments = (tokens, reference_tokens, text_tokens, *projections, rotary_emb)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens, reference_tokens = self._gradient_checkpointing_func(block, *arguments)
+                tokens, reference_tokens = checkpoint(block, *arguments)
             else:
                 tokens, reference_tokens = block(*arguments)
 
         shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
         output = self.proj_out(_modulate(self.norm_out, tokens, shift, scale))
         output = output.reshape(len(output), *grid, patch, patch, -1)  # b f h w p q c
-        return (output.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4),)
+        return output.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def _positions(self, latents: Tensor, num_references: int) -> tuple[Tensor, Tensor]:
         """Rotary tables of clip and references, which lie at (T + j, 0..h-1, w..2w-1), T the clip's number of frames.
@@ -234,7 +231,7 @@ class ReferenceWanTransformer(WanTransformer3DModel):
         The original has one reference; more than one follow one another in time, as on CogVideoX.
         """
         _, _, num_frames, height, width = latents.shape
-        patch = self.config.patch_size[1]
+        patch = self.config["patch_size"][1]
         num_times, rows, columns = num_frames + num_references, height // patch, width // patch
         # One stock table, twice as wide and longer than the clip: its left half is the clip, the end of its right half
         # the references.
