@@ -20,6 +20,7 @@ from .diffusion.schedules import (
     stratified_timesteps,
 )
 from .draws import Draws
+from .lora import LoRA
 from .text_encoders import TextEncoder
 
 
@@ -59,6 +60,8 @@ class ConcatID(VideoDiffusion):
         reference_dropout: float = 0.1,
         reference_noise: Sequence[float] = (-3.0, 0.5),
         gradient_checkpointing: bool = False,
+        lora: LoRA | None = None,
+        trained: Sequence[str] | None = None,
     ):
         super().__init__(
             denoiser=denoiser,
@@ -67,9 +70,11 @@ class ConcatID(VideoDiffusion):
             optimizer=optimizer,
             lr_schedule=lr_schedule,
             seed=seed,
+            lora=lora,
+            trained=trained,
         )
         self.save_hyperparameters(
-            ignore=["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule"], logger=False
+            ignore=["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "lora"], logger=False
         )
         _check_fit(denoiser, autoencoder, text_encoder)
         self.prompt_dropout, self.reference_dropout, self.reference_noise = (
@@ -188,9 +193,14 @@ class ConcatID(VideoDiffusion):
         ]
         return torch.cat(latents, dim=2)
 
-    def _positions(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary tables of integer (t, y, x): references follow the clip's last frame in time, at the same y and x."""
+    def _positions(self, sequence: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Rotary tables of integer (t, y, x): references follow the clip's last frame in time, at the same y and x.
+
+        None for the 2B network: it adds tables of the same (t, y, x) itself, for as many frames as it is given.
+        """
         config = self.denoiser.config
+        if not config.use_rotary_positional_embeddings:
+            return None
         height, width = sequence.shape[-2] // config.patch_size, sequence.shape[-1] // config.patch_size
         grid = (height, width)
         tables = get_3d_rotary_pos_embed(
@@ -206,8 +216,8 @@ def _check_fit(denoiser: Any, autoencoder: VideoAutoencoder, text_encoder: TextE
         "out_channels": ("the autoencoder's latent channels", autoencoder.latent_channels),
         "text_embed_dim": ("the text encoder's width", text_encoder.embed_dim),
     }
+    if not config.use_rotary_positional_embeddings:
+        pairs["max_text_seq_length"] = ("the text encoder's max_length", text_encoder.max_length)
     for name, (what, value) in pairs.items():
         if config[name] != value:
             raise ValueError(f"backbone.denoiser.{name}={config[name]} must equal {what}, {value}")
-    if not config.use_rotary_positional_embeddings:
-        raise ValueError("backbone.denoiser must use rotary position embeddings: use_rotary_positional_embeddings=true")
