@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from .config import command
 from .datamodules.samples import VIDEO_EXTENSIONS
 from .inputs import read_picture
+from .records import read_records
 
 log = logging.getLogger(__name__)
 
@@ -71,16 +72,15 @@ def find_clips(folder: Path, references: str | None) -> list[EvaluatedClip]:
     """
     if not folder.is_dir():
         raise ValueError(f"videos={folder} is not a folder")
-    records = folder / "samples.jsonl"
-    if records.is_file() and references is None:
-        by_video = {record["video"]: record for record in map(json.loads, records.read_text().splitlines())}
+    records = read_records(folder)
+    if records and references is None:
         clips = [
             EvaluatedClip(folder / record["video"], folder / record["references"][0], record["prompt"])
-            for record in by_video.values()
+            for record in records.values()
             if record["references"]
         ]
         if not clips:
-            raise ValueError(f"{records} lists no clip with a reference picture: give references=FOLDER")
+            raise ValueError(f"{folder}/samples.jsonl lists no clip with a reference picture: give references=FOLDER")
         return clips
     files = sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_EXTENSIONS)
     if not files:
@@ -150,7 +150,7 @@ def _collect(metrics: dict[str, Any], measured: list[EvaluatedClip], failed: lis
         "notes": notes,
         "failed": failed,
         "descriptions": {name: text for metric in metrics.values() for name, text in metric.descriptions.items()},
-        "features": {name: metric.analyzer.name for name, metric in metrics.items()},
+        "features": {name: metric.features for name, metric in metrics.items()},
         "clips": [
             {"video": str(clip.video), "reference": str(clip.reference), "prompt": clip.prompt, **clip.values}
             for clip in measured

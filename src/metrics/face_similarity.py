@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..models.identity.analyzer import Face, FaceAnalyzer
+from .states import cat
 
 
 class FaceSimilarity(Metric):
@@ -52,6 +53,11 @@ class FaceSimilarity(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._references: dict[bytes, Tensor] = {}
 
+    @property
+    def features(self) -> str:
+        """What the numbers are taken from."""
+        return self.analyzer.name
+
     def update(self, frames: np.ndarray, reference: np.ndarray) -> None:
         """Add a clip: `frames` (f h w 3) and its `reference` picture (h w 3), uint8 RGB."""
         indices = np.linspace(0, len(frames) - 1, min(self.num_frames, len(frames))).round().astype(int)
@@ -84,7 +90,7 @@ class FaceSimilarity(Metric):
 
     def per_clip(self) -> dict[str, Tensor]:
         """Return the values of each clip, in the order of `update`, by name."""
-        clips, references = _cat(self.clip_embeddings), _cat(self.reference_embeddings)
+        clips, references = cat(self.clip_embeddings), cat(self.reference_embeddings)
         gallery = self._gallery()
         similarity = clips @ gallery.T if len(gallery) else clips.new_zeros(len(clips), 0)
         own_similarity = (clips * references).sum(-1)
@@ -92,10 +98,10 @@ class FaceSimilarity(Metric):
         rank[torch.isnan(own_similarity)] = torch.nan
         reference_found = ~torch.isnan(references).any(-1) if len(references) else torch.zeros(0, dtype=torch.bool)
         return {
-            "similarity": _cat(self.similarity),
+            "similarity": cat(self.similarity),
             "rank": rank,
-            "num_found": _cat(self.num_found).float(),
-            "num_analysed": _cat(self.num_analysed).float(),
+            "num_found": cat(self.num_found).float(),
+            "num_analysed": cat(self.num_analysed).float(),
             "reference_found": reference_found,
         }
 
@@ -117,7 +123,7 @@ class FaceSimilarity(Metric):
 
     def _gallery(self) -> Tensor:
         """Return the different reference embeddings (n d)."""
-        references = _cat(self.reference_embeddings)
+        references = cat(self.reference_embeddings)
         valid = references[~torch.isnan(references).any(-1)] if len(references) else references
         return torch.unique(valid, dim=0) if len(valid) else valid
 
@@ -134,9 +140,3 @@ class FaceSimilarity(Metric):
 
 def _mean(values: Tensor) -> Tensor:
     return torch.nanmean(values)
-
-
-def _cat(values: Any) -> Tensor:
-    if isinstance(values, Tensor):  # after synchronisation
-        return values
-    return torch.cat(list(values)) if values else torch.zeros(0)

@@ -191,7 +191,7 @@ class ConcatID(VideoDiffusion):
             self.autoencoder.encode(images[:, :, k : k + 1], draws.normal(f"reference_posterior_{k}", shape))
             for k in range(images.shape[2])
         ]
-        return torch.cat(latents, dim=2)
+        return torch.cat(latents, dim=2) if latents else images.new_zeros(len(images), shape[0], 0, *shape[2:])
 
     def _positions(self, sequence: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rotary tables of integer (t, y, x): references follow the clip's last frame in time, at the same y and x.
