@@ -76,7 +76,9 @@ class SampleConfig:
     references: list[str] = field(default_factory=list)
     inputs: str | None = None
     num_videos: int = 1
-    batch_size: int = 8
+    batch_size: int | None = None
+    memory: str | None = None
+    share: str = "auto"
     seed: int = 42
     weights: str = "ema"
     sampling: dict[str, Any] = field(default_factory=dict)

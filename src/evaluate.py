@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from .config import command
 from .datamodules.samples import VIDEO_EXTENSIONS
 from .inputs import read_picture
+from .records import read_records
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +73,17 @@ def find_clips(folder: Path, references: str | None) -> list[EvaluatedClip]:
     """
     if not folder.is_dir():
         raise ValueError(f"videos={folder} is not a folder")
-    records = folder / "samples.jsonl"
-    if records.is_file() and references is None:
-        by_video = {record["video"]: record for record in map(json.loads, records.read_text().splitlines())}
+    records = read_records(folder)
+    if records and references is None:
         clips = [
             EvaluatedClip(
                 folder / record["video"], tuple(folder / name for name in record["references"]), record["prompt"]
             )
-            for record in by_video.values()
+            for record in records.values()
             if record["references"]
         ]
         if not clips:
-            raise ValueError(f"{records} lists no clip with a reference picture: give references=FOLDER")
+            raise ValueError(f"{folder}/samples.jsonl lists no clip with a reference picture: give references=FOLDER")
         return clips
     files = sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_EXTENSIONS)
     if not files:

@@ -196,7 +196,7 @@ def test_an_interrupted_sampling_goes_on_and_makes_the_same_clips(tiny_run, toy_
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd):
+def test_one_prompt_with_a_picture_and_another_size(tiny_run, tmp_path, capfd):
     picture = write_picture(tmp_path / "me.png")
     outcome = call(
         capfd,
@@ -205,6 +205,8 @@ def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd)
         "prompt='a person, waving'",
         f"references=[{picture}]",
         "num_frames=5",
+        "height=32",
+        "width=48",
         "fps=12",
         "sampling.num_inference_steps=3",
         "weights=raw",
@@ -212,7 +214,7 @@ def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd)
     )
     assert outcome.code == 0, outcome.error
     info = get_reader("pyav").probe((tmp_path / "s" / "clips" / "00000_0.mp4").read_bytes())
-    assert (info.num_frames, info.fps) == (5, 12)
+    assert (info.num_frames, info.height, info.width, info.fps) == (5, 32, 48, 12)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,10 @@ class ReferenceImages:
         return {"reference_pixel_values": torch.stack(chosen, dim=1)}
 
     def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
-        if not 1 <= len(request.references) <= 3:
-            raise ValueError(f"{len(request.references)} reference images were given for a clip: give 1, 2 or 3")
+        if len(request.references) > 3:
+            raise ValueError(f"{len(request.references)} reference images were given for a clip: give at most 3")
+        if not request.references:  # text to video
+            return {"reference_pixel_values": torch.zeros(3, 0, self.height, self.width)}
         return {"reference_pixel_values": torch.stack([self._fit(image) for image in request.references], dim=1)}
 
     def _picture(self, sample: Sample, suffix: str) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..models.identity.analyzer import Face, FaceAnalyzer
+from .states import cat
 
 PER_REFERENCE = ("clip_embeddings", "reference_embeddings", "similarity", "num_found", "num_analysed")
 PER_CLIP = ("num_references", "num_own", "num_complete")
@@ -63,10 +64,14 @@ class FaceSimilarity(Metric):
         if num_frames < 1:
             raise ValueError(f"num_frames={num_frames} must be at least 1: metrics.face_similarity.num_frames")
         self.analyzer, self.num_frames = analyzer, num_frames
-        self.features = analyzer.name
         for name in (*PER_REFERENCE, *PER_CLIP):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._references: dict[bytes, Tensor] = {}
+
+    @property
+    def features(self) -> str:
+        """What the numbers are taken from."""
+        return self.analyzer.name
 
     def update(self, frames: np.ndarray, references: Sequence[np.ndarray]) -> None:
         """Add a clip: `frames` (f h w 3) and its `references`, one picture (h w 3) an identity, uint8 RGB."""
@@ -107,7 +112,7 @@ class FaceSimilarity(Metric):
 
     def per_clip(self) -> dict[str, Tensor]:
         """Return the values of each clip, the mean over its references, in the order of `update`, by name."""
-        counts = [int(count) for count in _cat(self.num_references)]
+        counts = [int(count) for count in cat(self.num_references)]
         values = self._per_reference()
         return {
             name: torch.stack([torch.nanmean(part) for part in column.split(counts)]) if counts else column
@@ -116,22 +121,22 @@ class FaceSimilarity(Metric):
 
     def _assignment(self) -> dict[str, Tensor]:
         """Return the values over clips with several references; nothing where there is none."""
-        references = _cat(self.num_references)
+        references = cat(self.num_references)
         several = references > 1
         if not several.any():
             return {}
         references = references[several]
-        own, complete = _cat(self.num_own)[several], _cat(self.num_complete)[several]
-        first = (_cat(self.num_references).cumsum(0) - _cat(self.num_references)).long()[several]
+        own, complete = cat(self.num_own)[several], cat(self.num_complete)[several]
+        first = (cat(self.num_references).cumsum(0) - cat(self.num_references)).long()[several]
         return {
             "assignment_accuracy": own.sum() / (complete * references).sum(),
             "assignment_chance": complete.sum() / (complete * references).sum(),
-            "all_faces_rate": complete.sum() / _cat(self.num_analysed)[first].sum(),
+            "all_faces_rate": complete.sum() / cat(self.num_analysed)[first].sum(),
         }
 
     def _per_reference(self) -> dict[str, Tensor]:
         """Return the values of each reference of each clip, by name."""
-        clips, references = _cat(self.clip_embeddings), _cat(self.reference_embeddings)
+        clips, references = cat(self.clip_embeddings), cat(self.reference_embeddings)
         gallery = self._gallery()
         similarity = clips @ gallery.T if len(gallery) else clips.new_zeros(len(clips), 0)
         own_similarity = (clips * references).sum(-1)
@@ -139,10 +144,10 @@ class FaceSimilarity(Metric):
         rank[torch.isnan(own_similarity)] = torch.nan
         reference_found = (~torch.isnan(references).any(-1)).float() if len(references) else torch.zeros(0)
         return {
-            "similarity": _cat(self.similarity),
+            "similarity": cat(self.similarity),
             "rank": rank,
-            "num_found": _cat(self.num_found).float(),
-            "num_analysed": _cat(self.num_analysed).float(),
+            "num_found": cat(self.num_found).float(),
+            "num_analysed": cat(self.num_analysed).float(),
             "reference_found": reference_found,
         }
 
@@ -162,7 +167,7 @@ class FaceSimilarity(Metric):
 
     def _gallery(self) -> Tensor:
         """Return the different reference embeddings (n d)."""
-        references = _cat(self.reference_embeddings)
+        references = cat(self.reference_embeddings)
         valid = references[~torch.isnan(references).any(-1)] if len(references) else references
         return torch.unique(valid, dim=0) if len(valid) else valid
 
@@ -198,9 +203,3 @@ def count_own(faces: Sequence[Face], gallery: Tensor) -> int:
     ordered = sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
     similarity = torch.stack([torch.from_numpy(face.embedding) for face in ordered]) @ gallery.T
     return int((similarity.argmax(dim=1) == torch.arange(len(ordered))).sum())
-
-
-def _cat(values: Any) -> Tensor:
-    if isinstance(values, Tensor):  # after synchronisation
-        return values
-    return torch.cat(list(values)) if values else torch.zeros(0)

@@ -14,6 +14,7 @@ from .diffusion.guidance import guide
 from .diffusion.parameterization import expand_like, mean_per_clip
 from .diffusion.processes import DiffusionProcess, ZeroSNRVelocity
 from .draws import Draws
+from .lora import LoRA
 from .text_encoders import TextEncoder
 
 
@@ -53,6 +54,8 @@ class ConcatID(VideoDiffusion):
         reference_dropout_per: str = "batch",
         reference_noise: Sequence[float] = (-3.0, 0.5),
         gradient_checkpointing: bool = False,
+        lora: LoRA | None = None,
+        trained: Sequence[str] | None = None,
     ):
         super().__init__(
             denoiser=denoiser,
@@ -61,8 +64,10 @@ class ConcatID(VideoDiffusion):
             optimizer=optimizer,
             lr_schedule=lr_schedule,
             seed=seed,
+            lora=lora,
+            trained=trained,
         )
-        built = ["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "placement", "process"]
+        built = ["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "placement", "process", "lora"]
         self.save_hyperparameters(ignore=built, logger=False)
         if reference_dropout_per not in ("batch", "sample"):
             raise ValueError(
