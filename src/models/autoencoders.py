@@ -18,11 +18,13 @@ class VideoAutoencoder(nn.Module, ABC):
     temporal_stride: int
 
     @abstractmethod
-    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
-        """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape.
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (b c f h w) of the latents of `pixel_values`."""
 
-        One whose backbone was trained on the posterior's mean leaves `noise` unused.
-        """
+    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+        """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape."""
+        mean, std = self.posterior(pixel_values)
+        return mean + std * noise.to(mean.dtype)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -80,9 +82,9 @@ class CogVideoXAutoencoder(VideoAutoencoder):
         self.temporal_stride = int(settings.temporal_compression_ratio)
         self.scaling_factor = float(settings.scaling_factor)
 
-    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist
-        return (posterior.mean + posterior.std * noise.to(posterior.mean.dtype)) * self.scaling_factor
+        return posterior.mean * self.scaling_factor, posterior.std * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         latents, num_frames = latents.to(self.vae.dtype) / self.scaling_factor, latents.shape[2]
@@ -133,9 +135,10 @@ class WanAutoencoder(VideoAutoencoder):
                 )
             self.register_buffer(name, torch.tensor(settings[name]).reshape(1, -1, 1, 1, 1), persistent=False)
 
-    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         mean = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist.mode()
-        return (mean.float() - self.latents_mean) / self.latents_std
+        mean = (mean.float() - self.latents_mean) / self.latents_std
+        return mean, torch.zeros_like(mean)
 
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents.float() * self.latents_std + self.latents_mean

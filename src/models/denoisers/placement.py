@@ -47,16 +47,21 @@ class ReferencePlacement(ABC):
 
 
 class CogVideoXPlacement(ReferencePlacement):
-    """`CogVideoXTransformer3DModel`: references are further frames of the clip, with the times that follow it."""
+    """`CogVideoXTransformer3DModel`: references are further frames of the clip, with the times that follow it.
+
+    The 5B network is given rotary tables of those times, the 2B one adds tables of its own for as many frames.
+    """
 
     text_width_setting = "text_embed_dim"
     distinctive_setting = "use_rotary_positional_embeddings"
 
     def prepare(self, denoiser: Any, autoencoder: VideoAutoencoder, text_encoder: TextEncoder) -> None:
         super().prepare(denoiser, autoencoder, text_encoder)
-        if not denoiser.config.use_rotary_positional_embeddings:
+        config = denoiser.config
+        if not config.use_rotary_positional_embeddings and config.max_text_seq_length != text_encoder.max_length:
             raise ValueError(
-                "backbone.denoiser must use rotary position embeddings: use_rotary_positional_embeddings=true"
+                f"backbone.denoiser.max_text_seq_length={config.max_text_seq_length} must equal the text encoder's "
+                f"max_length, {text_encoder.max_length}"
             )
         # The original's final norm has 1e-6, the stock class gives it the blocks' 1e-5: 1.5e-5 on the output.
         denoiser.norm_out.norm.eps = 1e-6
@@ -75,9 +80,11 @@ class CogVideoXPlacement(ReferencePlacement):
         )[0]
         return output.transpose(1, 2)[:, :, : noisy_latents.shape[2]]
 
-    def positions(self, denoiser: Any, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rotary tables of integer (t, y, x), one row a token of `sequence` (b c f h w)."""
+    def positions(self, denoiser: Any, sequence: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the rotary tables of integer (t, y, x), one row a token of `sequence` (b c f h w). None for 2B."""
         config = denoiser.config
+        if not config.use_rotary_positional_embeddings:
+            return None
         grid = (sequence.shape[-2] // config.patch_size, sequence.shape[-1] // config.patch_size)
         tables = get_3d_rotary_pos_embed(
             config.attention_head_dim, ((0, 0), grid), grid, sequence.shape[2], device=sequence.device
