@@ -76,9 +76,9 @@ class BareLoop:
     def step(self) -> None:
         model, batch = self.model, self.batch
         with torch.no_grad():
-            latents = model.autoencoder.encode(batch["pixel_values"], None)
+            latents = model.autoencoder.posterior(batch["pixel_values"])[0]
             references = batch["reference_pixel_values"]
-            references = model.autoencoder.encode(references + 0.05 * torch.randn_like(references), None)
+            references = model.autoencoder.posterior(references + 0.05 * torch.randn_like(references))[0]
             text = model.text_encoder(batch["caption"])
         noise, timesteps = torch.randn_like(latents), torch.randint(1000, (len(latents),))
         levels = model.process.alphas_cumprod[timesteps]

@@ -47,7 +47,10 @@ class ReferencePlacement(ABC):
 
 
 class CogVideoXPlacement(ReferencePlacement):
-    """`CogVideoXTransformer3DModel`: references are further frames of the clip, with the times that follow it."""
+    """`CogVideoXTransformer3DModel`: references are further frames of the clip, with the times that follow it.
+
+    The 5B network is given rotary tables of those times, the 2B one adds tables of its own for as many frames.
+    """
 
     text_width_setting = "text_embed_dim"
     distinctive_setting = "use_rotary_positional_embeddings"

@@ -31,20 +31,27 @@ class WanPlacement(ReferencePlacement):
 
 
 def load_wan(
-    *, pretrained: str | None = None, config: Mapping[str, Any] | None = None, reference_modulation: str = "shared"
+    *,
+    pretrained: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    reference_modulation: str = "shared",
 ) -> "ReferenceWanTransformer":
-    """Return a `ReferenceWanTransformer` with float32 weights.
+    """Return a `ReferenceWanTransformer`.
 
     `pretrained`: a folder in diffusers layout, of a plain Wan transformer or of one that was saved here; or `config`:
-    keyword arguments of the class, for random weights. `reference_modulation`: shared or own; `own` starts as a copy of
-    the clip's where the folder has none.
+    keyword arguments of the class, for random weights made with `seed`. A `dtype` of 16 bits is for one whose weights
+    are frozen. `reference_modulation`: shared or own; `own` starts as a copy of the clip's where the folder has none.
     """
     if reference_modulation not in ("shared", "own"):
         raise ValueError(
             f"reference_modulation={reference_modulation!r} is not one of shared, own: "
             "backbone.denoiser.reference_modulation"
         )
-    denoiser: ReferenceWanTransformer = load_model(ReferenceWanTransformer, pretrained=pretrained, config=config)
+    denoiser: ReferenceWanTransformer = load_model(
+        ReferenceWanTransformer, pretrained=pretrained, config=config, seed=seed, dtype=dtype
+    )
     found = denoiser.config["reference_modulation"]
     if found == "own" and reference_modulation == "shared":
         raise ValueError(
