@@ -52,12 +52,15 @@ def load_denoiser(
 ) -> nn.Module:
     """Return a denoiser with float32 weights.
 
-    `architecture`: the dotted name of a diffusers class; the rest as in `load_model`.
+    `architecture`: the dotted name of a diffusers class; the rest as in `load_model`. `pretrained` may also be anything
+    else that `export.py` reads: a SAT folder or file, a .safetensors file, a run.
     """
     module, _, name = architecture.rpartition(".")
     model_class = getattr(importlib.import_module(module), name, None)
     if model_class is None:
         raise ValueError(f"backbone.denoiser.architecture={architecture} does not exist")
+    if pretrained is not None and Path(pretrained).exists() and not (Path(pretrained) / "config.json").is_file():
+        return _load_published(model_class, pretrained, config)
     return load_model(model_class, pretrained=pretrained, config=config)
 
 
@@ -79,6 +82,18 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _load_published(model_class: Any, pretrained: str, config: Mapping[str, Any] | None) -> nn.Module:
+    from ..checkpoints.sources import read_source
+
+    source = read_source(pretrained)
+    if config is not None or source.model_class is not model_class:
+        raise ValueError(
+            f"backbone.denoiser.pretrained={pretrained} holds a {source.model_class.__name__} with its own settings: "
+            f"backbone.denoiser.architecture must be that class, and config be left out"
+        )
+    return source.load(torch.float32)
 
 
 def _from_config(model_class: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
