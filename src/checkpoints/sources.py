@@ -151,7 +151,7 @@ def _read_run(path: Path, content: dict[str, Any], weights: str | None, paths: M
     base = denoiser.get("pretrained")
     base = base if base is not None and Path(base).exists() else None
     model_class, step = find_class(denoiser["architecture"]), int(content["global_step"])
-    lora = find_lora(path, tensors, OmegaConf.to_container(OmegaConf.select(config, "model.lora") or {}, resolve=True))
+    lora = find_lora(path, tensors, OmegaConf.select(config, "model.lora") or {})
     if lora is not None:
         return Source(path, model_class, {}, step=step, lora=lora, base=base)
     if base is not None:

@@ -7,8 +7,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
+from likeness.checkpoints.lightning import AtomicCheckpointIO
 from likeness.checkpoints.networks import empty_model, find_class, transformer_config, vae_config
-from likeness.checkpoints.sat import transformer_from_sat, transformer_to_sat, vae_from_sat
+from likeness.checkpoints.sat import transformer_from_sat, transformer_to_sat, vae_from_sat, vae_to_sat
 from likeness.checkpoints.sources import read_source
 from likeness.models.loading import load_denoiser
 
@@ -122,15 +123,17 @@ def test_settings_of_the_full_size_networks_follow_from_their_shapes():
     def on_meta(entries):
         return {name: torch.empty(shape, device="meta") for name, shape in entries}
 
-    for part, convert, derive, name in (
-        ("transformer", transformer_from_sat, transformer_config, "CogVideoXTransformer3DModel"),
-        ("vae", vae_from_sat, vae_config, "AutoencoderKLCogVideoX"),
+    for part, convert, revert, derive, name in (
+        ("transformer", transformer_from_sat, transformer_to_sat, transformer_config, "CogVideoXTransformer3DModel"),
+        ("vae", vae_from_sat, vae_to_sat, vae_config, "AutoencoderKLCogVideoX"),
     ):
         tensors = convert(on_meta(lists[part]["reference"]))
         config = derive(tensors, lambda key, tensors=tensors: tuple(tensors[key].shape))
         model = empty_model(find_class(name), config)
         shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
         assert shapes == dict(map(tuple, lists[part]["diffusers"]))
+        back = {key: list(tensor.shape) for key, tensor in revert(model.state_dict()).items()}
+        assert back == dict(map(tuple, lists[part]["reference"]))
     assert len(lists["transformer"]["reference"]) == 773 and len(lists["transformer"]["diffusers"]) == 1024
     assert config["block_out_channels"] == [128, 256, 256, 512] and config["layers_per_block"] == 3
 
@@ -281,3 +284,42 @@ def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path, state_d
         with pytest.raises(ValueError, match="objects are never unpickled"):
             read_source(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def write_run(path, denoiser, pretrained, state_dict, **more):
+    backbone = {"architecture": CLASS, "pretrained": pretrained}
+    content = {
+        "state_dict": {f"denoiser.{name}": tensor for name, tensor in state_dict.items()} | more,
+        "config": {"backbone": {"denoiser": backbone}, "model": {}, "paths": {}},
+        "global_step": 7,
+    }
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    return path
+
+
+@pytest.mark.parametrize("base", ["sat", "folder"])
+def test_run_takes_settings_and_frozen_parts_from_where_it_started(tmp_path, base):
+    start, trained = tiny_transformer(0, max_text_seq_length=30), tiny_transformer(1)
+    write_sat(tmp_path / "sat", start)
+    start.save_pretrained(tmp_path / "folder")
+    attention = {name: tensor for name, tensor in trained.state_dict().items() if ".attn1." in name}
+    source = read_source(write_run(tmp_path / "a.ckpt", trained, str(tmp_path / base), attention))
+    assert source.step == 7 and not source.is_sat
+    assert same(loaded(source), start.state_dict() | attention)
+    assert source.config.get("max_text_seq_length") == (30 if base == "folder" else None)
+
+
+def test_settings_of_a_run_whose_start_is_gone_come_from_its_shapes(tmp_path, model, state_dict, caplog):
+    path = write_run(tmp_path / "a.ckpt", model, "/gone", state_dict)
+    source = read_source(path, "raw")
+    assert same(loaded(source), state_dict)
+    assert has_settings_of(source, model)
+    assert "/gone is not here" in caplog.text
+    with pytest.raises(ValueError, match="has no weight average: give weights=raw"):
+        read_source(path, "ema")
+
+
+def test_run_that_trained_more_than_the_denoiser_is_refused(tmp_path, model, state_dict):
+    path = write_run(tmp_path / "a.ckpt", model, "/gone", state_dict, **{"face_encoder.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"trained face_encoder\.weight, which is not part of the denoiser"):
+        read_source(path)
