@@ -11,9 +11,13 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from likeness.checkpoints.lightning import find_checkpoint, read_checkpoint
 
+from . import test_published_layout
 from .checkpoints.test_lora import write_run
 from .checkpoints.tiny import same, tiny_transformer, tiny_vae, write_sat, write_sat_vae
 from .commands import call
+from .test_published_layout import recipe
+
+weights, shards = test_published_layout.weights, test_published_layout.shards
 
 
 def export(capfd, *arguments):
@@ -62,6 +66,22 @@ def test_run_becomes_a_folder_that_trains_and_exports_again(capfd, tiny_run, tmp
     architecture = "diffusers.CogVideoXTransformer3DModel"
     assert same(load_denoiser(architecture=architecture, pretrained=str(tmp_path / "t")).state_dict(), expected)
     assert same(load_denoiser(architecture=architecture, pretrained=str(tiny_run)).state_dict(), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_starts_from_a_published_sat_folder_and_its_run_becomes_a_pipeline(capfd, weights, shards, tmp_path):
+    sat, outputs = tmp_path / "sat", tmp_path / "outputs"
+    export(capfd, f"from={weights}", f"to={sat}")
+    settings = (f"backbone.denoiser.pretrained={sat}", "~callbacks.log_samples", "trainer.max_steps=2")
+    arguments = recipe(weights, shards, outputs, *settings, "callbacks.checkpoint.every_n_train_steps=2")
+    outcome = call(capfd, "train", *arguments)
+    assert outcome.code == 0, outcome.error
+    run = outputs / "published"
+    export(capfd, f"from={run}", "weights=raw", f"base={weights}", "dtype=bfloat16", f"to={tmp_path}/p")
+    trained = read_checkpoint(find_checkpoint(run))["state_dict"]
+    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "p", torch_dtype=torch.bfloat16)
+    expected = {name.removeprefix("denoiser."): tensor.bfloat16() for name, tensor in trained.items()}
+    assert same(pipeline.transformer.state_dict(), expected)
 
 
 def test_raw_weights_and_step_of_a_run_reach_its_sat_folder(capfd, tiny_run, tmp_path):

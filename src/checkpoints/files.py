@@ -16,7 +16,7 @@ WEIGHTS_NAME = "diffusion_pytorch_model"
 
 _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9c"  # how torch.save begins a file: now, and before torch 1.6
 # A fine-tuned SAT file also holds numpy's random state, an array of uint32: plain numbers, under two module names.
-_PLAIN_ARRAYS = [
+_PLAIN_ARRAYS: list[Any] = [
     _reconstruct,
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
     np.ndarray,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TRANSFORMER, VAE = "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX"
 
@@ -26,11 +26,10 @@ def find_class(name: str) -> Any:
     return found
 
 
-def empty_model(model_class: Any, config: Mapping[str, Any]) -> nn.Module:
+def empty_model(model_class: Any, config: Mapping[str, Any]) -> Any:
     """Return a model of that configuration without memory for its tensors."""
     with torch.device("meta"):
-        model: nn.Module = model_class.from_config(dict(config))
-    return model
+        return model_class.from_config(dict(config))
 
 
 def transformer_config(tensors: Mapping[str, Any], shape_of: Callable[[str], tuple[int, ...]]) -> dict[str, Any]:

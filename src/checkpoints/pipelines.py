@@ -13,7 +13,7 @@ from .networks import TRANSFORMER, VAE
 from .sources import Source
 from .writing import write_network
 
-# Of CogVideoX-5B, whose noise levels Concat-ID is trained on (`sample` has the original's solver, this is the closest).
+# Of CogVideoX-5B, whose noise levels Concat-ID is trained on. sample.py has the original's solver, this is the closest.
 _SCHEDULER = "CogVideoXDPMScheduler"
 _SCHEDULER_SETTINGS = {
     "num_train_timesteps": 1000,
@@ -104,7 +104,8 @@ def write_pipeline(
     if vae is not None:
         write_network(folder / "vae", vae, dtype, max_shard_size)
     if "scheduler" not in parts:
-        CogVideoXDPMScheduler(**_SCHEDULER_SETTINGS).save_pretrained(folder / "scheduler")
+        scheduler: Any = CogVideoXDPMScheduler(**_SCHEDULER_SETTINGS)
+        scheduler.save_pretrained(folder / "scheduler")
     index = {**index, "_diffusers_version": __version__}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 

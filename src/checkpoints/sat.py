@@ -43,7 +43,7 @@ _RENAMED = [
 ]
 # One SAT tensor that diffusers has in several, each made of these chunks of its rows. The modulation's twelve are
 # shift, scale, gate for attention and for the feed-forward of video, then of text.
-_FUSED = [
+_FUSED: list[tuple[str, dict[str, tuple[int, ...]]]] = [
     (
         r"mixins\.adaln_layer\.adaLN_modulations\.(\d+)\.1",
         {
@@ -97,14 +97,14 @@ def rules_from_sat(keys: Iterable[str]) -> dict[str, Rule]:
 
 def rules_to_sat(names: Iterable[str]) -> dict[str, Rule]:
     """Return how each SAT tensor, under its name with the prefix, is made of the diffusers tensors `names`."""
-    known, rules = set(names), {}
-    for full_name in names:
+    known, rules = dict.fromkeys(names), dict[str, Rule]()
+    for full_name in known:
         name, _, kind = full_name.rpartition(".")
         sat, parts = f"{TRANSFORMER_PREFIX}{sat_name(name)}.{kind}", _parts_beside(name)
         sources = tuple(f"{part}.{kind}" for part in parts or {name: ()})
         if missing := [source for source in sources if source not in known]:
             raise ValueError(f"{missing[0]} is missing beside {full_name}: SAT holds both in one tensor")
-        rules[sat] = sources, partial(_fuse, places=list(parts.values())) if parts else _unchanged
+        rules[sat] = sources, (partial(_fuse, places=list(parts.values())) if parts else _unchanged)
     rules[TRANSFORMER_PREFIX + UNUSED_TABLE] = ("patch_embed.proj.weight",), _unused_table
     return rules
 

@@ -13,7 +13,7 @@ import torch
 
 from .files import WEIGHTS_NAME
 from .lazy import LazyTensor, apply_rules_lazily, total_bytes
-from .networks import empty_model
+from .networks import TRANSFORMER, VAE, empty_model
 from .sat import rules_to_sat, vae_to_sat
 from .sources import SAT_FILE, SAT_VAE_FILE, Source
 
@@ -72,12 +72,20 @@ def write_network(folder: Path, source: Source, dtype: torch.dtype | None, max_s
 def write_sat(folder: Path, source: Source, dtype: torch.dtype | None) -> None:
     """Write a transformer as a SAT folder, or a VAE as `3d-vae.pt`."""
     tensors = {name: tensor.to(dtype) for name, tensor in source.tensors.items()}
+    if source.model_class.__name__ not in (TRANSFORMER, VAE):
+        raise ValueError(f"format=sat holds CogVideoX networks only: {source.path} is a {source.model_class.__name__}")
     if source.is_vae:
         save_torch_file(folder / SAT_VAE_FILE, "state_dict", vae_to_sat(tensors))
         return
+    try:
+        rules = rules_to_sat(tensors)
+    except ValueError as error:
+        raise ValueError(
+            f"format=sat holds CogVideoX transformers with rotary positions, not {source.path}: {error}"
+        ) from error
     iteration = str(source.step or 1)
     (folder / iteration).mkdir(parents=True)
-    save_torch_file(folder / iteration / SAT_FILE, "module", apply_rules_lazily(rules_to_sat(tensors), tensors))
+    save_torch_file(folder / iteration / SAT_FILE, "module", apply_rules_lazily(rules, tensors))
     (folder / "latest").write_text(iteration)
 
 

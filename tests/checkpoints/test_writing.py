@@ -112,5 +112,7 @@ def test_network_that_sat_cannot_hold_is_refused(tmp_path):
     tiny_transformer(use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True).save_pretrained(
         tmp_path / "learned"
     )
-    with pytest.raises(ValueError, match=r"patch_embed is not a tensor of a diffusers transformer"):
+    with pytest.raises(
+        ValueError, match=r"format=sat holds .* with rotary positions, not .*learned: patch_embed is not"
+    ):
         write_sat(tmp_path / "sat", read_source(tmp_path / "learned"), None)
