@@ -8,11 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, StringNode
 
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR / "conf" if (PACKAGE_DIR / "conf").is_dir() else PACKAGE_DIR.parent / "conf"
@@ -124,7 +124,30 @@ class PrepareConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-SCHEMAS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig, "prepare": PrepareConfig}
+# Root of `export.yaml`. A mapping, since `from` is a keyword of Python, which no dataclass can hold.
+EXPORT_CONFIG = OmegaConf.create(
+    {
+        "from": StringNode(MISSING, is_optional=False),
+        "to": StringNode(MISSING, is_optional=False),
+        "format": StringNode(None),
+        "weights": StringNode(None),
+        "dtype": StringNode(None),
+        "base": StringNode(None),
+        "vae": StringNode(None),
+        "merge_lora": BooleanNode(False, is_optional=False),
+        "max_shard_size": StringNode(MISSING, is_optional=False),
+        "paths": PathsConfig,
+    },
+    flags={"struct": True},
+)
+
+SCHEMAS: dict[str, Any] = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "prepare": PrepareConfig,
+    "export": EXPORT_CONFIG,
+}
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -292,7 +315,7 @@ def _known_keys(command_name: str, parents: list[str]) -> tuple[list[str], list[
     from hydra.core.global_hydra import GlobalHydra
 
     if not parents:
-        return [f.name for f in fields(SCHEMAS[command_name])], []
+        return [str(key) for key in OmegaConf.structured(SCHEMAS[command_name])], []
     groups = [a for a in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w-]+", a) and (CONF_DIR / a.split("=")[0]).is_dir()]
     for overrides in (groups, []):
         GlobalHydra.instance().clear()

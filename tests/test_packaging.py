@@ -66,7 +66,7 @@ def test_installed_wheel_runs_without_the_checkout(wheel, tmp_path):
     assert {path.name for path in (site / "bin").iterdir()} >= set(PROJECT["project"]["scripts"])
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "prepare"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "prepare", "export"])
 def test_root_script_runs_the_checkout_from_anywhere(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / f"{name}.py"), "--help"], cwd=tmp_path, capture_output=True, text=True
@@ -78,7 +78,7 @@ def test_root_script_runs_the_checkout_from_anywhere(name, tmp_path):
 
 def test_commands_have_console_scripts():
     assert PROJECT["project"]["scripts"] == {
-        f"likeness-{name}": f"likeness.{name}:main" for name in ("train", "sample", "evaluate", "prepare")
+        f"likeness-{name}": f"likeness.{name}:main" for name in ("train", "sample", "evaluate", "prepare", "export")
     }
 
 

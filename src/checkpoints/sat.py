@@ -5,15 +5,24 @@ both directions are exact.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .lazy import Rule, apply_rules
+
+T = TypeVar("T")
+
 TRANSFORMER_PREFIX = "model.diffusion_model."
-# What a file may hold besides the transformer: text encoder, VAE, position tables that are computed.
-IGNORED_PREFIXES = ("conditioner.", "first_stage_model.", "model.diffusion_model.mixins.pos_embed.freqs_")
 UNUSED_TABLE = "transformer.position_embeddings.weight"
+
+# What a file may hold besides the transformer: text encoder, VAE, noise levels, and position tables that are computed.
+_OTHER_PARTS = ("conditioner.", "first_stage_model.", "denoiser.")
+_COMPUTED_TABLES = "mixins.pos_embed.freqs_"
+_LEARNED_TABLE = "mixins.pos_embed.pos_embedding"
 
 _RENAMED = [
     (r"mixins\.patch_embed\.proj", "patch_embed.proj"),
@@ -32,8 +41,26 @@ _RENAMED = [
     (r"mixins\.final_layer\.adaLN_modulation\.1", "norm_out.linear"),
     (r"mixins\.final_layer\.linear", "proj_out"),
 ]
-# Chunks of the 12-fold modulation: shift, scale, gate for attention and for the feed-forward of video, then of text.
-_ATTENTION_CHUNKS, _FEED_FORWARD_CHUNKS = (0, 1, 2, 6, 7, 8), (3, 4, 5, 9, 10, 11)
+# One SAT tensor that diffusers has in several, each made of these chunks of its rows. The modulation's twelve are
+# shift, scale, gate for attention and for the feed-forward of video, then of text.
+_FUSED: list[tuple[str, dict[str, tuple[int, ...]]]] = [
+    (
+        r"mixins\.adaln_layer\.adaLN_modulations\.(\d+)\.1",
+        {
+            r"transformer_blocks.\1.norm1.linear": (0, 1, 2, 6, 7, 8),
+            r"transformer_blocks.\1.norm2.linear": (3, 4, 5, 9, 10, 11),
+        },
+    ),
+    (
+        r"transformer\.layers\.(\d+)\.attention\.query_key_value",
+        {
+            r"transformer_blocks.\1.attn1.to_q": (0,),
+            r"transformer_blocks.\1.attn1.to_k": (1,),
+            r"transformer_blocks.\1.attn1.to_v": (2,),
+        },
+    ),
+]
+_MIDDLE_BLOCK = re.compile(r"\.mid\.block_(\d)\."), re.compile(r"\.mid_block\.resnets\.(\d)\.")
 
 
 def transformer_from_sat(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,82 +68,134 @@ def transformer_from_sat(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ValueError for a key that is none of the format's.
     """
-    converted: dict[str, Tensor] = {}
-    for key, value in state_dict.items():
-        if key.startswith(IGNORED_PREFIXES):
-            continue
-        name = key.removeprefix(TRANSFORMER_PREFIX)
-        if name != UNUSED_TABLE:
-            converted |= _tensor_from_sat(name, value)
-    return converted
+    return apply_rules(rules_from_sat(state_dict), state_dict)
 
 
 def transformer_to_sat(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the SAT tensors of a diffusers transformer, with zeros for SAT's unused table."""
-    converted: dict[str, Tensor] = {}
-    for key, value in state_dict.items():
-        name, _, kind = key.rpartition(".")
-        if found := re.fullmatch(r"transformer_blocks\.(\d+)\.norm1\.linear", name):
-            second = state_dict[f"transformer_blocks.{found[1]}.norm2.linear.{kind}"]
-            chunks = dict(zip(_ATTENTION_CHUNKS, value.chunk(6), strict=True)) | dict(
-                zip(_FEED_FORWARD_CHUNKS, second.chunk(6), strict=True)
-            )
-            sat, value = f"mixins.adaln_layer.adaLN_modulations.{found[1]}.1", torch.cat([chunks[i] for i in range(12)])
-        elif found := re.fullmatch(r"transformer_blocks\.(\d+)\.attn1\.to_q", name):
-            parts = [state_dict[f"transformer_blocks.{found[1]}.attn1.to_{part}.{kind}"] for part in "qkv"]
-            sat, value = f"transformer.layers.{found[1]}.attention.query_key_value", torch.cat(parts)
-        elif re.fullmatch(r"transformer_blocks\.\d+\.(norm2\.linear|attn1\.to_[kv])", name):
-            continue
+    """Return the SAT tensors of a diffusers transformer, with zeros for SAT's unused table.
+
+    Raises ValueError for a key that is none of the format's, and for a missing part of a fused tensor.
+    """
+    return apply_rules(rules_to_sat(state_dict), state_dict)
+
+
+def rules_from_sat(keys: Iterable[str]) -> dict[str, Rule]:
+    """Return how each diffusers tensor of a transformer is made of the tensors `keys` of a SAT file."""
+    rules: dict[str, Rule] = {}
+    for key in transformer_keys(keys):
+        name, _, kind = key.removeprefix(TRANSFORMER_PREFIX).rpartition(".")
+        for pattern, parts in _FUSED:
+            if found := re.fullmatch(pattern, name):
+                for part, places in parts.items():
+                    take = partial(_take, key=key, places=places, count=sum(map(len, parts.values())))
+                    rules[f"{found.expand(part)}.{kind}"] = (key,), take
+                break
         else:
-            sat = _rename(name, [(_as_pattern(new), _as_template(old)) for old, new in _RENAMED], "diffusers")
-        converted[f"{TRANSFORMER_PREFIX}{sat}.{kind}"] = value
-    width = state_dict["patch_embed.proj.weight"].shape[0]
-    converted[TRANSFORMER_PREFIX + UNUSED_TABLE] = torch.zeros(
-        64, width, dtype=state_dict["patch_embed.proj.weight"].dtype
-    )
-    return converted
+            rules[f"{_rename(name, _RENAMED, 'SAT CogVideoX')}.{kind}"] = (key,), _unchanged
+    return rules
 
 
-def vae_from_sat(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rules_to_sat(names: Iterable[str]) -> dict[str, Rule]:
+    """Return how each SAT tensor, under its name with the prefix, is made of the diffusers tensors `names`."""
+    known, rules = dict.fromkeys(names), dict[str, Rule]()
+    for full_name in known:
+        name, _, kind = full_name.rpartition(".")
+        sat, parts = f"{TRANSFORMER_PREFIX}{sat_name(name)}.{kind}", _parts_beside(name)
+        sources = tuple(f"{part}.{kind}" for part in parts or {name: ()})
+        if missing := [source for source in sources if source not in known]:
+            raise ValueError(f"{missing[0]} is missing beside {full_name}: SAT holds both in one tensor")
+        rules[sat] = sources, (partial(_fuse, places=list(parts.values())) if parts else _unchanged)
+    rules[TRANSFORMER_PREFIX + UNUSED_TABLE] = ("patch_embed.proj.weight",), _unused_table
+    return rules
+
+
+def transformer_keys(keys: Iterable[str]) -> list[str]:
+    """Return the keys of a SAT file that belong to its transformer and are read."""
+    kept = []
+    for key in keys:
+        name = key.removeprefix(TRANSFORMER_PREFIX)
+        if name == _LEARNED_TABLE:
+            raise ValueError(
+                f"{key} is a table of learned or sin-cos positions, of CogVideoX-2B or an image-to-video model: only "
+                "checkpoints with rotary positions (CogVideoX-5B text-to-video, Concat-ID) are read"
+            )
+        if not key.startswith(_OTHER_PARTS) and name != UNUSED_TABLE and not name.startswith(_COMPUTED_TABLES):
+            kept.append(key)
+    return kept
+
+
+def sat_name(name: str) -> str:
+    """Return the SAT name, without prefix, of the tensor that holds diffusers' module `name`."""
+    fused = [(_as_pattern(part), _as_template(pattern)) for pattern, parts in _FUSED for part in parts]
+    return _rename(name, [*fused, *((_as_pattern(new), _as_template(old)) for old, new in _RENAMED)], "diffusers")
+
+
+def vae_from_sat(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors of `AutoencoderKLCogVideoX` for those of SAT's `3d-vae.pt` (its `loss.*` are left out)."""
-    num_levels = 1 + max(int(found[1]) for key in state_dict if (found := re.match(r"decoder\.up\.(\d+)\.", key)))
+    last_level = max(int(found[1]) for key in state_dict if (found := re.match(r"decoder\.up\.(\d+)\.", key)))
 
     def rename(key: str) -> str:
-        key = re.sub(r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2.", key)
-        key = re.sub(r"^encoder\.down\.(\d+)\.downsample\.conv\.", r"encoder.down_blocks.\1.downsamplers.0.conv.", key)
-        key = re.sub(
-            r"^decoder\.up\.(\d+)\.block\.(\d+)\.",
-            lambda m: f"decoder.up_blocks.{num_levels - 1 - int(m[1])}.resnets.{m[2]}.",
-            key,
-        )
-        key = re.sub(
-            r"^decoder\.up\.(\d+)\.upsample\.conv\.",
-            lambda m: f"decoder.up_blocks.{num_levels - 1 - int(m[1])}.upsamplers.0.conv.",
-            key,
-        )
-        key = re.sub(r"\.mid\.block_(\d)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", key)
+        key = re.sub(r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", key)
+        key = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", key)
+        key = re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{last_level - int(found[1])}.", key)
+        key = re.sub(r"^decoder\.up\.(\d+)\.block\.", r"decoder.up_blocks.\1.resnets.", key)
+        key = re.sub(r"^decoder\.up\.(\d+)\.upsample\.", r"decoder.up_blocks.\1.upsamplers.0.", key)
+        key = _MIDDLE_BLOCK[0].sub(lambda found: f".mid_block.resnets.{int(found[1]) - 1}.", key)
         return key.replace(".nin_shortcut.", ".conv_shortcut.")
 
     return {rename(key): value for key, value in state_dict.items() if not key.startswith("loss.")}
 
 
-def _tensor_from_sat(key: str, value: Tensor) -> dict[str, Tensor]:
-    name, _, kind = key.rpartition(".")
-    if found := re.fullmatch(r"mixins\.adaln_layer\.adaLN_modulations\.(\d+)\.1", name):
-        chunks, block = value.chunk(12), f"transformer_blocks.{found[1]}"
-        return {
-            f"{block}.norm1.linear.{kind}": torch.cat([chunks[i] for i in _ATTENTION_CHUNKS]),
-            f"{block}.norm2.linear.{kind}": torch.cat([chunks[i] for i in _FEED_FORWARD_CHUNKS]),
-        }
-    if found := re.fullmatch(r"transformer\.layers\.(\d+)\.attention\.query_key_value", name):
-        return {
-            f"transformer_blocks.{found[1]}.attn1.to_{part}.{kind}": tensor
-            for part, tensor in zip("qkv", value.chunk(3), strict=True)
-        }
-    return {f"{_rename(name, _RENAMED, 'SAT CogVideoX')}.{kind}": value}
+def vae_to_sat(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors of SAT's `3d-vae.pt` for those of `AutoencoderKLCogVideoX`."""
+    last_level = max(int(found[1]) for key in state_dict if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", key)))
+
+    def rename(key: str) -> str:
+        key = re.sub(r"^encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block.", key)
+        key = re.sub(r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", key)
+        key = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda found: f"decoder.up.{last_level - int(found[1])}.", key)
+        key = re.sub(r"^decoder\.up\.(\d+)\.resnets\.", r"decoder.up.\1.block.", key)
+        key = re.sub(r"^decoder\.up\.(\d+)\.upsamplers\.0\.", r"decoder.up.\1.upsample.", key)
+        key = _MIDDLE_BLOCK[1].sub(lambda found: f".mid.block_{int(found[1]) + 1}.", key)
+        return key.replace(".conv_shortcut.", ".nin_shortcut.")
+
+    return {rename(key): value for key, value in state_dict.items()}
 
 
-def _rename(name: str, rules: list[tuple[str, str]], format_name: str) -> str:
+def _parts_beside(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the diffusers modules that share SAT's tensor with module `name`, with the chunks that each one fills."""
+    for _, parts in _FUSED:
+        for part in parts:
+            if found := re.fullmatch(_as_pattern(part), name):
+                return {found.expand(other): places for other, places in parts.items()}
+    return {}
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _take(tensor: Tensor, key: str, places: tuple[int, ...], count: int) -> Tensor:
+    if tensor.ndim == 0 or len(tensor) % count:
+        raise ValueError(f"{key} has shape {tuple(tensor.shape)}: its rows must be {count} parts of one size")
+    chunks = tensor.chunk(count)
+    return chunks[places[0]] if len(places) == 1 else torch.cat([chunks[place] for place in places])
+
+
+def _fuse(*parts: Tensor, places: list[tuple[int, ...]]) -> Tensor:
+    chunks = {
+        place: chunk
+        for part, taken in zip(parts, places, strict=True)
+        for place, chunk in zip(taken, part.chunk(len(taken)), strict=True)
+    }
+    return torch.cat([chunks[place] for place in range(len(chunks))])
+
+
+def _unused_table(patch_weight: Tensor) -> Tensor:
+    return patch_weight.new_zeros(64, patch_weight.shape[0])
+
+
+def _rename(name: str, rules: Iterable[tuple[str, str]], format_name: str) -> str:
     for pattern, template in rules:
         if found := re.fullmatch(pattern, name):
             return found.expand(template)

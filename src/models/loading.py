@@ -57,13 +57,16 @@ def load_denoiser(
 ) -> nn.Module:
     """Return a denoiser.
 
-    `architecture`: the dotted name of a diffusers class; the rest as in `load_model`. A `dtype` of 16 bits is for one
-    whose weights are frozen.
+    `architecture`: the dotted name of a diffusers class; the rest as in `load_model`. `pretrained` may also be anything
+    else that `export.py` reads: a SAT folder or file, a .safetensors file, a run. A `dtype` of 16 bits is for one whose
+    weights are frozen.
     """
     module, _, name = architecture.rpartition(".")
     model_class = getattr(importlib.import_module(module), name, None)
     if model_class is None:
         raise ValueError(f"backbone.denoiser.architecture={architecture} does not exist")
+    if pretrained is not None and Path(pretrained).exists() and not (Path(pretrained) / "config.json").is_file():
+        return _load_published(model_class, pretrained, config, parse_dtype(dtype))
     return load_model(model_class, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
 
 
@@ -86,6 +89,20 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _load_published(
+    model_class: Any, pretrained: str, config: Mapping[str, Any] | None, dtype: torch.dtype
+) -> nn.Module:
+    from ..checkpoints.sources import read_source
+
+    source = read_source(pretrained)
+    if config is not None or source.model_class is not model_class:
+        raise ValueError(
+            f"backbone.denoiser.pretrained={pretrained} holds a {source.model_class.__name__} with its own settings: "
+            f"backbone.denoiser.architecture must be that class, and config be left out"
+        )
+    return source.load(dtype)
 
 
 def _from_config(model_class: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:

@@ -1,0 +1,4 @@
+from likeness.export import main
+
+if __name__ == "__main__":
+    main()
