@@ -76,18 +76,18 @@ class BareLoop:
     def step(self) -> None:
         model, batch = self.model, self.batch
         with torch.no_grad():
-            latents = model.autoencoder.encode(batch["pixel_values"], None)
+            latents = model.autoencoder.posterior(batch["pixel_values"])[0]
             references = batch["reference_pixel_values"]
-            references = model.autoencoder.encode(references + 0.05 * torch.randn_like(references), None)
+            references = model.autoencoder.posterior(references + 0.05 * torch.randn_like(references))[0]
             text = model.text_encoder(batch["caption"])
         noise, timesteps = torch.randn_like(latents), torch.randint(1000, (len(latents),))
-        levels = model.alphas_cumprod[timesteps]
+        levels = model.process.alphas_cumprod[timesteps]
         sequence = torch.cat([add_noise(latents, noise, levels), references], dim=2)
         output = model.denoiser(
             hidden_states=sequence.transpose(1, 2),
             encoder_hidden_states=text,
             timestep=timesteps,
-            image_rotary_emb=model._positions(sequence),
+            image_rotary_emb=model.placement.positions(model.denoiser, sequence),
             return_dict=False,
         )[0].transpose(1, 2)[:, :, : latents.shape[2]]
         loss = ((output - velocity(latents, noise, levels)) ** 2).mean()

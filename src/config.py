@@ -50,6 +50,9 @@ class TrainConfig:
     run_name: str = MISSING
     seed: int = 42
     ckpt: str | None = None
+    init_from: str | None = None
+    init_weights: str = "ema"
+    continues: str | None = None  # set by experiments: the one whose run this one is meant to start from
     fps: float = MISSING
     num_threads: int | None = None
     optimized_metric: str | None = None
@@ -73,7 +76,9 @@ class SampleConfig:
     references: list[str] = field(default_factory=list)
     inputs: str | None = None
     num_videos: int = 1
-    batch_size: int = 8
+    batch_size: int | None = None
+    memory: str | None = None
+    share: str = "auto"
     seed: int = 42
     weights: str = "ema"
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +88,9 @@ class SampleConfig:
     fps: float | None = None
     device: str = "auto"
     dtype: str = "auto"
+    analyzer: Any = None
+    parser: Any = None
+    preprocess: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -108,6 +116,11 @@ class PrepareConfig:
     output: str = MISSING
     reader: str = "pyav"
     samples_per_shard: int = 500
+    num_workers: int | None = None
+    analyzer: Any = None
+    parser: Any = None
+    preprocess: Any = None
+    stages: dict[str, Any] = field(default_factory=dict)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 

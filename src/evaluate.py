@@ -1,5 +1,6 @@
 """`evaluate.py`: metrics over a folder of clips and their references, whoever made them."""
 
+import itertools
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from .config import command
 from .datamodules.samples import VIDEO_EXTENSIONS
 from .inputs import read_picture
+from .records import read_records
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +22,10 @@ PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 @dataclass
 class EvaluatedClip:
-    """One clip: its file, reference picture and prompt, and what was measured."""
+    """One clip: its file, reference pictures (one an identity) and prompt, and what was measured."""
 
     video: Path
-    reference: Path
+    references: tuple[Path, ...]
     prompt: str = ""
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -71,16 +73,17 @@ def find_clips(folder: Path, references: str | None) -> list[EvaluatedClip]:
     """
     if not folder.is_dir():
         raise ValueError(f"videos={folder} is not a folder")
-    records = folder / "samples.jsonl"
-    if records.is_file() and references is None:
-        by_video = {record["video"]: record for record in map(json.loads, records.read_text().splitlines())}
+    records = read_records(folder)
+    if records and references is None:
         clips = [
-            EvaluatedClip(folder / record["video"], folder / record["references"][0], record["prompt"])
-            for record in by_video.values()
+            EvaluatedClip(
+                folder / record["video"], tuple(folder / name for name in record["references"]), record["prompt"]
+            )
+            for record in records.values()
             if record["references"]
         ]
         if not clips:
-            raise ValueError(f"{records} lists no clip with a reference picture: give references=FOLDER")
+            raise ValueError(f"{folder}/samples.jsonl lists no clip with a reference picture: give references=FOLDER")
         return clips
     files = sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in VIDEO_EXTENSIONS)
     if not files:
@@ -90,17 +93,25 @@ def find_clips(folder: Path, references: str | None) -> list[EvaluatedClip]:
             f"{folder} has no samples.jsonl, so references must be given: a folder with NAME.png for each NAME.mp4, "
             "or one picture"
         )
-    return [EvaluatedClip(path, _find_reference(path, Path(references)), _find_prompt(path)) for path in files]
+    return [EvaluatedClip(path, _find_references(path, Path(references)), _find_prompt(path)) for path in files]
 
 
-def _find_reference(video: Path, references: Path) -> Path:
+def _find_references(video: Path, references: Path) -> tuple[Path, ...]:
+    """Return NAME.png for NAME.mp4, or NAME.0.png, NAME.1.png... (also NAME_0, NAME_reference_0) for several people."""
     if references.is_file():
-        return references
-    for suffix in ("", ".0", "_0", "_reference_0"):
-        for extension in PICTURE_EXTENSIONS:
-            picture = references / f"{video.stem}{suffix}{extension}"
-            if picture.is_file():
-                return picture
+        return (references,)
+    for separator in ("", ".", "_", "_reference_"):
+        found: list[Path] = []
+        for number in itertools.count():
+            names = (f"{video.stem}{separator}{number if separator else ''}{kind}" for kind in PICTURE_EXTENSIONS)
+            picture = next((references / name for name in names if (references / name).is_file()), None)
+            if picture is None:
+                break
+            found.append(picture)
+            if not separator:
+                break
+        if found:
+            return tuple(found)
     raise ValueError(f"there is no reference picture for {video.name} in {references}: expected {video.stem}.png")
 
 
@@ -122,13 +133,13 @@ def _measure(clips: list[EvaluatedClip], metrics: dict[str, Any]) -> tuple[list[
             try:
                 data = clip.video.read_bytes()
                 frames = reader.read(data, range(reader.probe(data).num_frames))
-                reference = read_picture(clip.reference)
+                references = [read_picture(path) for path in clip.references]
             except (BadSample, ValueError, OSError) as error:
                 log.warning("left out %s: %s", clip.video, error)
                 failed.append({"video": str(clip.video), "error": str(error)})
                 continue
             for metric in metrics.values():
-                metric.update(frames, reference)
+                metric.update(frames, references)
             measured.append(clip)
     return measured, failed
 
@@ -150,9 +161,14 @@ def _collect(metrics: dict[str, Any], measured: list[EvaluatedClip], failed: lis
         "notes": notes,
         "failed": failed,
         "descriptions": {name: text for metric in metrics.values() for name, text in metric.descriptions.items()},
-        "features": {name: metric.analyzer.name for name, metric in metrics.items()},
+        "features": {name: metric.features for name, metric in metrics.items()},
         "clips": [
-            {"video": str(clip.video), "reference": str(clip.reference), "prompt": clip.prompt, **clip.values}
+            {
+                "video": str(clip.video),
+                "references": [str(path) for path in clip.references],
+                "prompt": clip.prompt,
+                **clip.values,
+            }
             for clip in measured
         ],
     }

@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def load_run(
-    ckpt: str, paths: Mapping[str, Any], weights: str = "ema"
+    ckpt: str, paths: Mapping[str, Any], weights: str = "ema", size: Mapping[str, int] | None = None
 ) -> tuple[VideoDiffusion, dict[str, Condition], DictConfig]:
     """Return the model of a checkpoint, the conditions that it was trained with, and its configuration.
 
     `ckpt`: a file or the folder of a run. `paths`: this machine's, in place of the training machine's. `weights`: `ema`
-    or `raw`.
+    or `raw`. `size`: num_frames, height or width in place of the training's, for clips and conditions alike.
     """
     from hydra.utils import instantiate
 
@@ -38,6 +38,8 @@ def load_run(
     checkpoint = read_checkpoint(path)
     config = OmegaConf.create(checkpoint["config"])
     config.paths = OmegaConf.create(dict(paths))
+    for name, value in (size or {}).items():
+        config.datamodule[name] = value
     check_backbone(config)
     model: VideoDiffusion = instantiate(config.model, _convert_="all")
     model.on_load_checkpoint(checkpoint)
@@ -70,15 +72,25 @@ def check_sampling(model: VideoDiffusion, sampling: Mapping[str, Any]) -> None:
             )
 
 
-def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Return device and dtype of the denoiser. `auto`: a GPU with bfloat16, else the CPU with float32."""
+def num_steps(model: VideoDiffusion, sampling: Mapping[str, Any]) -> int:
+    """Return how many steps the method's `sample` takes with these settings."""
+    default = inspect.signature(model.sample).parameters["num_inference_steps"].default
+    return int(sampling.get("num_inference_steps", default))
+
+
+def choose_device(device: str, dtype: str, local_index: int = 0) -> tuple[torch.device, torch.dtype]:
+    """Return device and dtype of the denoiser. `auto`: a GPU with bfloat16, else the CPU with float32.
+
+    Of several GPUs, the process with that `local_index` takes its own.
+    """
     if device not in ("auto", "cpu") and not device.startswith("cuda"):
         raise ValueError(f"device={device} is not one of auto, cpu, cuda, cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device}, but torch {torch.__version__} sees no GPU: use device=cpu")
-    chosen = torch.device(
-        "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-    )
+    if device == "auto":
+        has_gpu = torch.cuda.is_available()
+        device = f"cuda:{local_index % torch.cuda.device_count()}" if has_gpu else "cpu"
+    chosen = torch.device(device)
     if dtype == "auto":
         return chosen, torch.bfloat16 if chosen.type == "cuda" else torch.float32
     return chosen, parse_dtype(dtype)

@@ -34,6 +34,19 @@ def check_sources(config: DictConfig) -> None:
         )
 
 
+def check_start(config: DictConfig) -> None:
+    """Raise ValueError where `init_from` cannot be what the run starts from."""
+    if config.init_weights not in ("ema", "raw"):
+        raise ValueError(f"init_weights={config.init_weights} is not one of ema, raw")
+    if config.init_from is not None:
+        if config.ckpt not in (None, "last"):
+            raise ValueError(
+                f"ckpt={config.ckpt} goes on with a run, init_from={config.init_from} starts one: give one of them"
+            )
+        if not Path(config.init_from).exists():
+            raise ValueError(f"there is no checkpoint at init_from={config.init_from}: give a .ckpt file or a run")
+
+
 def check_machine(config: DictConfig) -> None:
     """Raise ValueError where the trainer asks for a GPU that is not there."""
     accelerator = OmegaConf.select(config, "trainer.accelerator")

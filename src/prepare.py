@@ -1,7 +1,9 @@
 """`prepare.py`: raw data in a documented layout to webdataset shards."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,19 +27,28 @@ def main(config: DictConfig) -> None:
     from rich.progress import Progress
 
     from .config import check
-    from .preparation.shards import summarise, write_shards
+    from .preparation.pipeline import Pipeline
+    from .preparation.shards import summarise
+    from .run import quiet_libraries
 
+    quiet_libraries()
     check(config)
-    clips = list(instantiate(config.source, _convert_="all"))
     with Progress(transient=True) as progress:
-        task = progress.add_task("preparing", total=len(clips))
-        kept, dropped = write_shards(
-            clips,
+
+        def start_task(description: str, total: int) -> Callable[[], None]:
+            task = progress.add_task(description, total=total)
+            return lambda: progress.advance(task)
+
+        pipeline = Pipeline(
+            cast(dict[str, Any], OmegaConf.to_container(config.stages, resolve=True)),
             output,
             reader=config.reader,
             samples_per_shard=config.samples_per_shard,
-            on_clip=lambda: progress.advance(task),
+            num_workers=config.num_workers,
+            start_task=start_task,
         )
+        clips = list(instantiate(config.source, _convert_="all"))
+        kept, dropped = pipeline.run(clips)
     for line in summarise(kept, dropped):
         log.info(line)
     if not kept:

@@ -104,8 +104,9 @@ def _figure(clip: EvaluatedClip) -> str:
         if values.get("similarity") is None
         else f"similarity {values['similarity']:.3f}, rank {values['rank']:.0f}"
     )
+    pictures = " ".join(f"<img src='{_embed(path)}' alt='reference'>" for path in clip.references)
     return (
-        f"<figure><img src='{_embed(clip.reference)}' alt='reference'> <video src='{_embed(clip.video)}' autoplay "
+        f"<figure>{pictures} <video src='{_embed(clip.video)}' autoplay "
         "loop muted playsinline></video>"
         f"<figcaption>{similarity}, faces in {values.get('num_found', 0):.0f} of {values.get('num_analysed', 0):.0f} "
         "frames<br>"

@@ -2,11 +2,12 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from .config import command
-from .preflight import check_machine, check_sources
+from .preflight import check_machine, check_sources, check_start
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(config: DictConfig) -> float | None:
     check_sources(config)
+    check_start(config)
     check_machine(config)
 
     from hydra.utils import instantiate
@@ -31,6 +33,8 @@ def main(config: DictConfig) -> float | None:
     datamodule = instantiate(config.datamodule, _convert_="all")
     model = instantiate(config.model, _convert_="all")
     check_sampling(model, config.sampling)
+    if ckpt_path is None:
+        _choose_weights(model, config)
     callbacks = list(instantiate(config.callbacks, _convert_="all").values())
     loggers = list(instantiate(config.logger, _convert_="all").values())
     trainer = instantiate(config.trainer, _convert_="all", callbacks=[RunRecord(config), *callbacks], logger=loggers)
@@ -48,6 +52,20 @@ def main(config: DictConfig) -> float | None:
             f"{', '.join(sorted(trainer.callback_metrics))}"
         )
     return float(trainer.callback_metrics[config.optimized_metric])
+
+
+def _choose_weights(model: Any, config: DictConfig) -> None:
+    """Start from `init_from`, or from what the model was built with; say so where a later stage starts like that."""
+    from .checkpoints.lightning import load_initial_weights
+
+    if config.init_from is not None:
+        load_initial_weights(model, config.init_from, config.init_weights)
+    elif config.continues is not None:
+        log.warning(
+            "%s starts from the weights of the backbone, not from a run of %s: to go on from one, give init_from=RUN",
+            config.experiment_name,
+            config.continues,
+        )
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_an_interrupted_sampling_goes_on_and_makes_the_same_clips(tiny_run, toy_
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd):
+def test_one_prompt_with_a_picture_and_another_size(tiny_run, tmp_path, capfd):
     picture = write_picture(tmp_path / "me.png")
     outcome = call(
         capfd,
@@ -205,6 +205,8 @@ def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd)
         "prompt='a person, waving'",
         f"references=[{picture}]",
         "num_frames=5",
+        "height=32",
+        "width=48",
         "fps=12",
         "sampling.num_inference_steps=3",
         "weights=raw",
@@ -212,7 +214,63 @@ def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd)
     )
     assert outcome.code == 0, outcome.error
     info = get_reader("pyav").probe((tmp_path / "s" / "clips" / "00000_0.mp4").read_bytes())
-    assert (info.num_frames, info.fps) == (5, 12)
+    assert (info.num_frames, info.height, info.width, info.fps) == (5, 32, 48, 12)
+
+
+def test_one_list_may_have_lines_with_no_one_and_several_references(tiny_run, tmp_path, capfd):
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / name, seed=len(name))
+    lines = [{"prompt": "one", "references": ["a.png"]}, {"prompt": "none"}]
+    lines += [{"prompt": "two", "references": ["a.png", "b.png"]}, {"prompt": "one more", "references": ["b.png"]}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = [f"ckpt={tiny_run}", f"inputs={tmp_path / 'list.jsonl'}", "memory=16gb", "batch_size=4"]
+    outcome = call(capfd, "sample", *arguments, f"output={tmp_path / 's'}")
+    assert outcome.code == 0, outcome.error
+    records = [json.loads(line) for line in (tmp_path / "s" / "samples.jsonl").read_text().splitlines()]
+    assert [record["prompt"] for record in records] == ["one", "none", "two", "one more"]
+    assert [len(record["references"]) for record in records] == [1, 0, 2, 1]
+    assert all((tmp_path / "s" / record["video"]).is_file() for record in records)
+
+
+def test_processes_that_share_a_list_make_what_one_would(tiny_run, toy_world, tmp_path, capfd, monkeypatch):
+    arguments = [f"ckpt={tiny_run}", f"inputs={toy_world / 'held_out.txt'}", "batch_size=1"]
+    assert call(capfd, "sample", *arguments, f"output={tmp_path / 'one'}").code == 0
+    assert call(capfd, "sample", *arguments, f"output={tmp_path / 'two'}", "share=0/2").code == 0
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "give all of them the same output=FOLDER" in call(capfd, "sample", *arguments).error
+    assert call(capfd, "sample", *arguments, f"output={tmp_path / 'two'}").code == 0
+    records = [json.loads(line) for line in (tmp_path / "two" / "samples.jsonl").read_text().splitlines()]
+    assert [record["seed"] for record in records] == list(range(42, 48))
+    for record in records:
+        assert (tmp_path / "two" / record["video"]).read_bytes() == (tmp_path / "one" / record["video"]).read_bytes()
+
+
+def test_adapters_are_trained_resumed_and_sampled_on_their_own_base(tmp_path, toy_settings, toy_world, capfd):
+    folder = tmp_path / "lora"
+    arguments = train(folder, toy_settings, "experiment=concat_id_lora", "trainer.val_check_interval=2")[1:]
+    assert call(capfd, "train", *arguments, "trainer.max_steps=2").code == 0
+    outcome = call(capfd, "train", *arguments, "trainer.max_steps=4", "ckpt=last")
+    assert outcome.code == 0, outcome.error
+    checkpoint = read_checkpoint(folder / "checkpoints" / "step_0000004.ckpt")
+    assert all(".lora_" in name for name in checkpoint["state_dict"])
+    lora = checkpoint["config"]["model"]["lora"]
+    assert (lora["rank"], lora["alpha"], lora["targets"]) == (128, 1, ["to_q", "to_k", "to_v", "to_out.0"])
+    outcome = call(capfd, "sample", f"ckpt={folder}", "prompt=x", f"output={tmp_path / 's'}")
+    assert outcome.code == 0, outcome.error
+    outcome = call(capfd, "train", *arguments, "trainer.max_steps=5", "ckpt=last", "seed=7")
+    assert "was trained with another denoiser" in outcome.error
+
+
+def test_the_2b_backbone_trains_and_samples(tmp_path, toy_settings, capfd):
+    arguments = train(tmp_path / "two", toy_settings, "backbone=cogvideox_2b", "model.snr_shift_scale=3")
+    outcome = call(capfd, "train", *arguments, "trainer.max_steps=2", "model.trained=['*attn1*']")
+    assert outcome.code == 0, outcome.error
+    picture = write_picture(tmp_path / "me.png")
+    outcome = call(
+        capfd, "sample", f"ckpt={tmp_path / 'two'}", "prompt=x", f"references=[{picture}]", f"output={tmp_path / 's'}"
+    )
+    assert outcome.code == 0, outcome.error
 
 
 @pytest.mark.parametrize(
@@ -231,7 +289,8 @@ def test_one_prompt_with_a_picture_and_another_length(tiny_run, tmp_path, capfd)
         ),
         (["ckpt=RUN", "prompt=x", "references=[PICTURE]", "device=tpu"], "device=tpu is not one of"),
         (["ckpt=RUN", "prompt=x", "references=[PICTURE]", "dtype=int8"], "dtype='int8' is not one of"),
-        (["ckpt=RUN", "prompt=x"], "0 reference images were given"),
+        (["ckpt=RUN", "prompt=x", "memory=12gb"], "memory=12gb is not a preset"),
+        (["ckpt=RUN", "prompt=x", "share=2/2"], "share=2/2 is neither auto nor I/N"),
         (["ckpt=PICTURE", "prompt=x", "references=[PICTURE]"], "is not a checkpoint, or it is cut off"),
     ],
 )
@@ -257,7 +316,8 @@ def test_evaluating_real_clips_of_drawn_people_finds_them_all(toy_world, tmp_pat
     assert result["metrics"]["retrieval_top1"] == 1
     assert result["metrics"]["detection_rate"] == 1
     assert result["metrics"]["retrieval_chance"] == pytest.approx(1 / 6)
-    assert result["features"] == {"face_similarity": "toy"}
+    assert result["metrics"]["reference_copy"] == 0
+    assert result["features"] == {"face_similarity": "toy", "reference_copy": "pixels at 32 x 32"}
     assert len(result["clips"]) == 6
     assert "retrieval_top1" in outcome.log
     page = (tmp_path / "report.html").read_text()

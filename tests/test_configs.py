@@ -120,6 +120,10 @@ def test_every_option_of_every_group_is_valid(group, option):
             "model._target_=likeness.models.concat_id.ConcatD does not exist",
         ),
         (["optimized_metrics=val/loss"], "did you mean optimized_metric?"),
+        (
+            ["model=concat_id_wan", "model.process.shfit=3"],
+            "model.process has no key shfit: did you mean shift?",
+        ),
         (["seed=many"], "Value 'many' of type 'str' could not be converted to Integer"),
     ],
 )
@@ -180,6 +184,11 @@ def test_misspelt_key_in_a_users_experiment_is_refused(capfd, tmp_path, toy_sett
             ["datamodule.num_frames=48", "backbone=cogvideox_5b_tiny"],
             ["num_frames=48", "45 or 49", "datamodule.num_frames"],
         ),
+        (
+            ["backbone=wan21_1_3b_tiny", "datamodule.num_frames=9"],
+            ["CogVideoXPlacement cannot place references in a ReferenceWanTransformer", "model=concat_id_wan for Wan"],
+        ),
+        (["experiment=concat_id_wan", "datamodule.train=x"], ["hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]),
         (["datamodule.reader=opencv"], ["reader='opencv' is not one of pyav, decord"]),
         (["datamodule.batch_size=100"], ["24 samples, too few for one batch of 100"]),
     ],

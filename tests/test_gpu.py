@@ -10,11 +10,12 @@ from .conftest import run_command
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
+@pytest.mark.parametrize("experiment", ["concat_id", "concat_id_wan"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_and_sampling_on_a_gpu(tmp_path, toy_settings, toy_world, precision):
+def test_training_and_sampling_on_a_gpu(tmp_path, toy_settings, toy_world, precision, experiment):
     done = run_command(
         "train",
-        "experiment=concat_id",
+        f"experiment={experiment}",
         "debug=tiny",
         *toy_settings,
         "trainer.accelerator=gpu",

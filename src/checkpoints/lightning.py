@@ -1,13 +1,18 @@
 """Lightning checkpoints on disk: written atomically, read without unpickling objects, found again after a kill."""
 
+from __future__ import annotations
+
 import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+if TYPE_CHECKING:
+    from ..models.base import VideoDiffusion
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +88,32 @@ def find_checkpoint(place: str | Path) -> Path:
         else:
             return candidate
     raise ValueError(f"no whole checkpoint in {place} ({len(candidates)} damaged): set ckpt to another run")
+
+
+def load_initial_weights(model: VideoDiffusion, place: str | Path, weights: str = "ema") -> None:
+    """Give `model` the trained tensors of the checkpoint at `place` (as in `find_checkpoint`), and nothing else of it.
+
+    `weights`: `ema` or `raw`. Raises ValueError, naming the first one, where trained tensors differ in name or shape,
+    and where the checkpoint was trained with other frozen parts.
+    """
+    path = find_checkpoint(place)
+    checkpoint = read_checkpoint(path)
+    if weights == "ema" and "ema" not in checkpoint:
+        raise ValueError(f"{path} has no weight average: give init_weights=raw")
+    state_dict = checkpoint["ema"]["state_dict"] if weights == "ema" else checkpoint["state_dict"]
+    found = {name: tuple(value.shape) for name, value in state_dict.items()}
+    wanted = {name: tuple(value.shape) for name, value in model.trained_parameters().items()}
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"init_from={place} does not fit: {len(different)} trained tensors differ, the first is {name}, "
+            f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here. Use the model and the backbone "
+            "that it was trained with"
+        )
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(state_dict, strict=False)
+    log.info("starting from the %s weights of step %d of %s", weights, checkpoint["global_step"], path)
 
 
 def _newest_first(path: Path) -> tuple[float, str]:

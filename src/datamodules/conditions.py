@@ -11,6 +11,8 @@ from torch import Tensor
 from .images import decode_image, fit_and_pad
 from .samples import BadSample, Sample
 
+MAX_REFERENCES = 3  # what Concat-ID was made for: its position table has room for no more
+
 
 @dataclass(frozen=True)
 class SampleRequest:
@@ -46,11 +48,13 @@ def request_batch(conditions: Mapping[str, Condition], requests: Sequence[Sample
 
 
 class ReferenceImages:
-    """`reference_pixel_values` (3 k h w) in [-1, 1]: a picture of each of the first `num_references` identities.
+    """`reference_pixel_values` (3 k h w) in [-1, 1]: a picture of each of the clip's first `max_references` identities.
 
-    Of several pictures of an identity one is drawn in each epoch. A mask of the picture (member `face.N.mask.png`)
-    blackens its background with probability `mask_probability`. A clip without pictures refers to its own first frame,
-    or is skipped: `without_face` is `first_frame` or `skip`.
+    Clips with fewer than `min_references` are skipped; those in between share a run, and a batch holds equal counts.
+    Whatever has a picture is an identity here: a garment or a place is one more reference. Of several pictures of an
+    identity one is drawn in each epoch. A mask of the picture (member `face.N.mask.png`) blackens its background with
+    probability `mask_probability`. A clip without pictures refers to its own first frame, or is skipped:
+    `without_face` is `first_frame` or `skip`.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class ReferenceImages:
         *,
         height: int,
         width: int,
-        num_references: int = 1,
+        min_references: int = 1,
+        max_references: int = 1,
         mask_probability: float = 0.9,
         without_face: str = "first_frame",
     ):
@@ -67,25 +72,26 @@ class ReferenceImages:
                 f"without_face={without_face!r} is not one of first_frame, skip: "
                 "datamodule.conditions.references.without_face"
             )
-        if not 1 <= num_references <= 3:
+        if not 1 <= min_references <= max_references <= MAX_REFERENCES:
             raise ValueError(
-                f"num_references={num_references} must be 1, 2 or 3: datamodule.conditions.references.num_references"
+                f"min_references={min_references} and max_references={max_references} must lie between 1 and "
+                f"{MAX_REFERENCES}, in this order: datamodule.conditions.references"
             )
         self.height, self.width = height, width
-        self.num_references = num_references
+        self.min_references, self.max_references = min_references, max_references
         self.mask_probability = mask_probability
         self.without_face = without_face
 
     def load(self, sample: Sample, frames: Tensor, indices: Sequence[int]) -> list[list[tuple[Tensor, Tensor | None]]]:
         """Return, for each identity, its pictures, each plain and (or None) with a black background."""
         identities = [identity["face"] for identity in sample.info.get("identities", []) if identity.get("face")]
-        if not identities and self.without_face == "first_frame" and self.num_references == 1:
+        if not identities and self.without_face == "first_frame" and self.min_references == 1:
             return [[(self._fit(frames[:, 0].permute(1, 2, 0).numpy()), None)]]
-        if len(identities) < self.num_references:
+        if len(identities) < self.min_references:
             raise BadSample(
-                "too few references", f"{len(identities)} identities with a picture, {self.num_references} wanted"
+                "too few references", f"{len(identities)} identities with a picture, {self.min_references} wanted"
             )
-        return [[self._picture(sample, suffix) for suffix in faces] for faces in identities[: self.num_references]]
+        return [[self._picture(sample, suffix) for suffix in faces] for faces in identities[: self.max_references]]
 
     def finish(self, loaded: list[list[tuple[Tensor, Tensor | None]]], rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = []
@@ -95,8 +101,10 @@ class ReferenceImages:
         return {"reference_pixel_values": torch.stack(chosen, dim=1)}
 
     def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
-        if not 1 <= len(request.references) <= 3:
-            raise ValueError(f"{len(request.references)} reference images were given for a clip: give 1, 2 or 3")
+        if len(request.references) > 3:
+            raise ValueError(f"{len(request.references)} reference images were given for a clip: give at most 3")
+        if not request.references:  # text to video
+            return {"reference_pixel_values": torch.zeros(3, 0, self.height, self.width)}
         return {"reference_pixel_values": torch.stack([self._fit(image) for image in request.references], dim=1)}
 
     def _picture(self, sample: Sample, suffix: str) -> tuple[Tensor, Tensor | None]:

@@ -24,19 +24,23 @@ class FrameSelection(Protocol):
 class ConcatIDFrames:
     """Concat-ID's rule: start at frame `skip`, stride for about `fps`, stop or repeat the last frame at `num_frames`.
 
-    The stride is floored, so the real rate is not `fps`: 30 fps give 10, 24 give 12. Source: the authors' code,
-    `data_video.py`; integer arithmetic as written there.
+    The stride is floored, so the real rate is not `fps`: 30 fps give 10, 24 give 12. `subtract_skip`: whether the span
+    that is spread over the clip loses `skip` frames at its end; True for the CogVideoX variant, False for the Wan one.
+    Source: the authors' code, `data_video.py`; integer arithmetic as written there.
     """
 
     num_frames: int
     fps: float = 8
     skip: int = 3
+    subtract_skip: bool = True
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[int]:
         wanted, start = self.num_frames, self.skip
         if num_frames / fps * self.fps > wanted or num_frames > wanted:
             long_enough = num_frames / fps * self.fps > wanted
-            end = math.ceil(start + wanted / self.fps * fps) - start if long_enough else num_frames - start
+            end = num_frames - start
+            if long_enough:
+                end = math.ceil(start + wanted / self.fps * fps) - (start if self.subtract_skip else 0)
             stride = max((end - start) // wanted, 1)
             last = min(end, num_frames - start) - 1
             indices = [min(index, last) for index in range(start, end, stride)]

@@ -2,6 +2,7 @@
 
 An epoch of one rank is `num_batches` batches. They are dealt to as many lanes as there are workers, batch i to lane i
 mod n; each lane owns a run of consecutive samples, so that a worker opens few shards, and shuffles through a buffer.
+Samples whose tensors have equal shapes share a batch: clips of other sizes or with more references wait for their like.
 Everything is a function of (seed, epoch, rank, lane), so the state of a loader is a handful of integers.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from .samples import BadSample, Sample, Skip
@@ -25,11 +27,12 @@ log = logging.getLogger(__name__)
 Load = Callable[[Sample, np.random.Generator], Any]
 Finish = Callable[[Any, np.random.Generator], dict[str, Any]]
 Span = tuple[Shard, int, int]  # samples [start, stop) of one shard
+Bucket = tuple[tuple[str, tuple[int, ...]], ...]  # what a sample shares with all others of its batch
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What a rank reads. `endless`: training, full batches for ever; otherwise one pass with a last, smaller batch."""
+    """What a rank reads. `endless`: training, for ever; otherwise one pass."""
 
     shards: tuple[Shard, ...]
     batch_size: int
@@ -89,16 +92,24 @@ class StreamPlan:
 
 
 @dataclass(frozen=True)
+class LanePosition:
+    """How many samples a lane has `consumed` in its epoch, and which of them still wait for others of their shape."""
+
+    consumed: int = 0
+    waiting: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class StreamState:
-    """Where a rank stands: `epoch`, its next `batch`, and the samples `consumed` by each lane in this epoch."""
+    """Where a rank stands: `epoch`, its next `batch`, and the position of each lane in this epoch."""
 
     epoch: int
     batch: int
-    consumed: tuple[int, ...]
+    lanes: tuple[LanePosition, ...]
 
 
 # What a worker sends: a batch (None at the end of a pass), what was skipped before it, its lane and its new position.
-Item = tuple[dict[str, Any] | None, list[Skip], int, int]
+Item = tuple[dict[str, Any] | None, list[Skip], int, LanePosition]
 
 
 class ShardStream(IterableDataset):
@@ -118,7 +129,7 @@ class ShardStream(IterableDataset):
     ):
         self.plan, self.load, self.finish = plan, load, finish
         self.keep_decoded = keep_decoded
-        self.state = state or StreamState(0, 0, (0,) * plan.num_lanes)
+        self.state = state or StreamState(0, 0, (LanePosition(),) * plan.num_lanes)
         self._decoded: dict[tuple[str, int], Any] = {}
         self._numbers = {shard.url: number for number, shard in enumerate(plan.shards)}
 
@@ -130,40 +141,49 @@ class ShardStream(IterableDataset):
         for epoch in itertools.count(state.epoch):
             lane = (first_batch + worker_id - epoch * plan.num_batches) % plan.num_lanes
             resumed = epoch == state.epoch
-            yield from self._lane(epoch, lane, state.batch if resumed else 0, state.consumed[lane] if resumed else 0)
+            position = state.lanes[lane] if resumed else LanePosition()
+            yield from self._lane(epoch, lane, state.batch if resumed else 0, position)
             if not plan.endless:
                 return
 
-    def _lane(self, epoch: int, lane: int, batch: int, consumed: int) -> Iterator[Item]:
-        """Yield the lane's batches from batch number `batch` of the epoch on, `consumed` samples into the lane."""
+    def _lane(self, epoch: int, lane: int, batch: int, start: LanePosition) -> Iterator[Item]:
+        """Yield the lane's batches from batch number `batch` of the epoch on, where the lane stands at `start`.
+
+        In training, where skipped samples leave too few for the epoch's batches, the whole rank's samples follow.
+        """
         plan = self.plan
         remaining = len(range(lane, plan.num_batches, plan.num_lanes)) - len(range(lane, batch, plan.num_lanes))
-        pending, skips = [], []
-        samples = self._endless(epoch, lane) if plan.endless else self._pass(epoch, lane, 0)
-        if plan.endless and remaining == 0:
-            return
-        for shard, position, raw in itertools.islice(samples, consumed, None):
-            consumed += 1
-            try:
-                pending.append(self._decode(epoch, shard, position, raw))
-            except BadSample as error:
-                key = raw.get("__key__", "") if isinstance(raw, dict) else f"sample {position}"
-                skips.append(Skip(key, shard.url, error.reason, error.detail))
-                if plan.endless and not pending and len(skips) > 2 * plan.num_samples:
-                    raise ValueError(f"no sample of the data set can be used: {_summary(skips)}") from error
-            if len(pending) == plan.batch_size:
-                yield default_collate(pending), skips, lane, consumed
-                pending, skips, remaining = [], [], remaining - 1
-                if plan.endless and remaining == 0:
-                    return
-        if pending or skips:
-            yield default_collate(pending) if pending else None, skips, lane, consumed
-
-    def _endless(self, epoch: int, lane: int) -> Iterator[tuple[Shard, int, Any]]:
-        """The lane's samples, then, where skipped ones left a gap, samples of the whole rank again and again."""
-        yield from self._pass(epoch, lane, 0)
-        for repeat in itertools.count(1):
-            yield from self._pass(epoch, lane, repeat)
+        waiting = _Waiting(plan.batch_size)
+        skips: list[Skip] = []
+        place = 0
+        for repeat in itertools.count():
+            if plan.endless and remaining == 0:
+                return
+            for shard, number, raw in self._pass(epoch, lane, repeat):
+                place += 1
+                if place <= start.consumed and place - 1 not in start.waiting:
+                    continue
+                try:
+                    waiting.add(place - 1, self._decode(epoch, shard, number, raw))
+                except BadSample as error:
+                    key = raw.get("__key__", "") if isinstance(raw, dict) else f"sample {number}"
+                    skips.append(Skip(key, shard.url, error.reason, error.detail))
+                    if plan.endless and not len(waiting) and len(skips) > 2 * plan.num_samples:
+                        raise ValueError(f"no sample of the data set can be used: {_summary(skips)}") from error
+                    continue
+                # The epoch's last batch is left to chance among all that waits, so that rare shapes have their turn.
+                if waiting.is_full() and not (plan.endless and remaining == 1):
+                    yield default_collate(waiting.take_full()), skips, lane, LanePosition(place, waiting.places)
+                    skips, remaining = [], remaining - 1
+            # What is left makes smaller batches. In training the number of batches is fixed, so that some is left out.
+            while len(waiting) and (remaining or not plan.endless):
+                rest = waiting.take_any(plan.rng(epoch, plan.rank, lane, repeat, remaining))
+                yield default_collate(rest), skips, lane, LanePosition(place, waiting.places)
+                skips, remaining = [], remaining - 1
+            if not plan.endless:
+                if skips:
+                    yield None, skips, lane, LanePosition(place)
+                return
 
     def _pass(self, epoch: int, lane: int, repeat: int) -> Iterator[tuple[Shard, int, Any]]:
         plan = self.plan
@@ -220,6 +240,9 @@ class ShardLoader:
         self._items: Iterator[Item] | None = None
 
     def __len__(self) -> int:
+        """Return the number of batches of an epoch. In one pass it is not known: each shape has a last, smaller one."""
+        if not self.plan.endless:
+            raise TypeError("a single pass over samples of several shapes has no length")
         return self.plan.num_batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -227,14 +250,14 @@ class ShardLoader:
             self.stream.state = self.state
             self._items = iter(self._data_loader())
         num_batches = 0
-        for batch, skips, lane, consumed in self._items:
+        for batch, skips, lane, position in self._items:
             for skip in skips:
                 self.on_skip(skip)
             if batch is None:
                 continue
             num_batches += 1
             if self.plan.endless:
-                self._advance(lane, consumed)
+                self._advance(lane, position)
             yield batch
             if self.plan.endless and num_batches == len(self):
                 return
@@ -244,7 +267,7 @@ class ShardLoader:
         return {
             "epoch": self.state.epoch,
             "batch": self.state.batch,
-            "consumed": list(self.state.consumed),
+            "lanes": [[lane.consumed, list(lane.waiting)] for lane in self.state.lanes],
             "num_lanes": plan.num_lanes,
             "world_size": plan.world_size,
             "batch_size": plan.batch_size,
@@ -254,22 +277,23 @@ class ShardLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken. With other workers, processes, seed or data: at the start of that epoch."""
-        epoch, batch, consumed = state["epoch"], state["batch"], tuple(state["consumed"])
-        same = {name: value for name, value in self.state_dict().items() if name not in ("epoch", "batch", "consumed")}
+        epoch, batch = state["epoch"], state["batch"]
+        lanes = tuple(LanePosition(consumed, tuple(waiting)) for consumed, waiting in state["lanes"])
+        same = {name: value for name, value in self.state_dict().items() if name not in ("epoch", "batch", "lanes")}
         if any(state[name] != value for name, value in same.items()):
             changed = ", ".join(
                 f"{name} {state[name]} -> {value}" for name, value in same.items() if state[name] != value
             )
             log.warning("the data order changes (%s): resuming at the start of epoch %d of the data", changed, epoch)
-            batch, consumed = 0, (0,) * self.plan.num_lanes
-        self.state, self._items = StreamState(epoch, batch, consumed), None
+            batch, lanes = 0, (LanePosition(),) * self.plan.num_lanes
+        self.state, self._items = StreamState(epoch, batch, lanes), None
 
-    def _advance(self, lane: int, consumed: int) -> None:
-        state, lanes = self.state, list(self.state.consumed)
-        lanes[lane] = consumed
-        self.state = replace(state, batch=state.batch + 1, consumed=tuple(lanes))
+    def _advance(self, lane: int, position: LanePosition) -> None:
+        state, lanes = self.state, list(self.state.lanes)
+        lanes[lane] = position
+        self.state = replace(state, batch=state.batch + 1, lanes=tuple(lanes))
         if self.state.batch == self.plan.num_batches:
-            self.state = StreamState(state.epoch + 1, 0, (0,) * self.plan.num_lanes)
+            self.state = StreamState(state.epoch + 1, 0, (LanePosition(),) * self.plan.num_lanes)
 
     def _data_loader(self) -> DataLoader:
         return DataLoader(
@@ -279,6 +303,49 @@ class ShardLoader:
             pin_memory=self.pin_memory,
             prefetch_factor=2 if self.plan.num_workers else None,
         )
+
+
+class _Waiting:
+    """Decoded samples that wait for others of their shape, each with its place in the lane."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self._buckets: dict[Bucket, list[tuple[int, dict[str, Any]]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return tuple(sorted(place for bucket in self._buckets.values() for place, _ in bucket))
+
+    def add(self, place: int, sample: dict[str, Any]) -> None:
+        self._last = _bucket(sample)
+        self._buckets.setdefault(self._last, []).append((place, sample))
+
+    def is_full(self) -> bool:
+        """True if the sample that was added last completes a batch."""
+        return len(self._buckets[self._last]) >= self.batch_size
+
+    def take_full(self) -> list[dict[str, Any]]:
+        """Return the batch that the sample that was added last completes."""
+        return self._take(self._last)
+
+    def take_any(self, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """Return a batch, smaller where a shape has no more. Every sample has the same chance."""
+        keys = sorted(self._buckets, key=lambda key: self._buckets[key][0][0])
+        sizes = np.array([len(self._buckets[key]) for key in keys])
+        return self._take(keys[int(rng.choice(len(keys), p=sizes / sizes.sum()))])
+
+    def _take(self, key: Bucket) -> list[dict[str, Any]]:
+        bucket = self._buckets.pop(key)
+        if rest := bucket[self.batch_size :]:
+            self._buckets[key] = rest
+        return [sample for _, sample in bucket[: self.batch_size]]
+
+
+def _bucket(sample: dict[str, Any]) -> Bucket:
+    return tuple((name, tuple(value.shape)) for name, value in sample.items() if isinstance(value, Tensor))
 
 
 def _shuffle(items: Iterator, size: int, rng: np.random.Generator) -> Iterator:

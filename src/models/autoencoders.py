@@ -18,8 +18,13 @@ class VideoAutoencoder(nn.Module, ABC):
     temporal_stride: int
 
     @abstractmethod
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (b c f h w) of the latents of `pixel_values`."""
+
     def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
         """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape."""
+        mean, std = self.posterior(pixel_values)
+        return mean + std * noise.to(mean.dtype)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -77,9 +82,9 @@ class CogVideoXAutoencoder(VideoAutoencoder):
         self.temporal_stride = int(settings.temporal_compression_ratio)
         self.scaling_factor = float(settings.scaling_factor)
 
-    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist
-        return (posterior.mean + posterior.std * noise.to(posterior.mean.dtype)) * self.scaling_factor
+        return posterior.mean * self.scaling_factor, posterior.std * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         latents, num_frames = latents.to(self.vae.dtype) / self.scaling_factor, latents.shape[2]
@@ -89,3 +94,52 @@ class CogVideoXAutoencoder(VideoAutoencoder):
             latents = torch.cat([latents, latents[:, :, -1:]], dim=2)
         pixel_values = self.vae.decode(latents).sample
         return pixel_values[:, :, : (num_frames - 1) * self.temporal_stride + 1].clamp(-1, 1)
+
+
+class WanAutoencoder(VideoAutoencoder):
+    """`AutoencoderKLWan`: temporal stride 4, spatial stride 8, every channel normalised by its own mean and deviation.
+
+    Its posterior is the mean alone, without deviation: so do Wan's own code and DiffSynth, on which Concat-ID's Wan
+    variant was trained. `pretrained`, `config`, `seed`: as in `CogVideoXAutoencoder`.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        pretrained: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        tiling: bool = False,
+        slicing: bool = False,
+    ):
+        super().__init__()
+        from diffusers import AutoencoderKLWan
+
+        self.vae = load_frozen(AutoencoderKLWan, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
+        if tiling:
+            self.vae.enable_tiling()
+        if slicing:
+            self.vae.enable_slicing()
+        settings = self.vae.config
+        self.latent_channels = settings.z_dim
+        self.spatial_stride, self.temporal_stride = settings.scale_factor_spatial, settings.scale_factor_temporal
+        for name in ("latents_mean", "latents_std"):
+            if len(settings[name]) != settings.z_dim:
+                raise ValueError(
+                    f"backbone.autoencoder.config.{name} has {len(settings[name])} values, z_dim={settings.z_dim} "
+                    "needs one a channel"
+                )
+            self.register_buffer(name, torch.tensor(settings[name]).reshape(1, -1, 1, 1, 1), persistent=False)
+
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.vae.encode(pixel_values.to(self.vae.dtype)).latent_dist.mode()
+        mean = (mean.float() - self.latents_mean) / self.latents_std
+        return mean, torch.zeros_like(mean)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = latents.float() * self.latents_std + self.latents_mean
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.clamp(-1, 1)

@@ -14,9 +14,11 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from .autoencoders import VideoAutoencoder
-from .draws import Draws
+from .draws import Draws, mix
 from .loading import fingerprint
+from .lora import LoRA
 from .text_encoders import TextEncoder
+from .trained import select
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ class VideoDiffusion(LightningModule, ABC):
 
     A method adds `condition`, `draw_timesteps`, `loss`, `predict` and `sample`. All randomness of a step comes from a
     `Draws` keyed by (seed, epoch, batch, rank, sample), so that a resumed run repeats what an uninterrupted one does.
+
+    `lora`: adapters on the denoiser, which is then frozen. `trained`: patterns (`*`, and `!` for all but) of the
+    denoiser's parameters that are trained, by the names that a checkpoint has; None: all, or with `lora` the adapters.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class VideoDiffusion(LightningModule, ABC):
         optimizer: OptimizerFactory,
         lr_schedule: ScheduleFactory | None,
         seed: int,
+        lora: LoRA | None = None,
+        trained: Sequence[str] | None = None,
     ):
         super().__init__()
         self.denoiser: Any = denoiser
@@ -63,6 +70,8 @@ class VideoDiffusion(LightningModule, ABC):
         self.optimizer_factory = optimizer
         self.lr_schedule_factory = lr_schedule
         self.seed = seed
+        self.lora = lora
+        self._choose_trained(trained)
         self.num_skipped_steps = 0
         # A checkpoint holds trained tensors only; `on_load_checkpoint` says which ones are missing.
         self.strict_loading = False
@@ -128,6 +137,9 @@ class VideoDiffusion(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         draws = self._draws(_TRAINING, batch, self.current_epoch, batch_idx)
+        if self.lora is not None and self.lora.dropout:
+            # nn.Dropout knows no generator of its own: without this a resumed run would drop other values.
+            torch.manual_seed(mix(*draws.seeds))
         loss = self.step_losses(batch, draws).mean()
         if not self._finite_on_every_rank(loss):
             self.num_skipped_steps += 1
@@ -165,6 +177,12 @@ class VideoDiffusion(LightningModule, ABC):
         """Return the parts that are never trained and never saved, by name."""
         return {"autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
 
+    def frozen_fingerprints(self) -> dict[str, str]:
+        """Return a hash of everything that a checkpoint leaves out, by part; of the denoiser, what is not trained."""
+        prints = {name: fingerprint(part) for name, part in self.frozen_parts().items()}
+        base = {name: value for name, value in self.denoiser.named_parameters() if not value.requires_grad}
+        return prints | ({"denoiser": fingerprint(base)} if base else {})
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for part in self.frozen_parts().values():
@@ -174,7 +192,7 @@ class VideoDiffusion(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = self.trained_parameters()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
-        checkpoint["frozen"] = {name: fingerprint(part) for name, part in self.frozen_parts().items()}
+        checkpoint["frozen"] = self.frozen_fingerprints()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved, trained = checkpoint["state_dict"].keys(), self.trained_parameters().keys()
@@ -186,13 +204,30 @@ class VideoDiffusion(LightningModule, ABC):
                 f"{difference[0]}. Use the configuration that the checkpoint was trained with (it is stored in the "
                 "file)."
             )
-        for name, part in self.frozen_parts().items():
-            expected, found = checkpoint["frozen"][name], fingerprint(part)
+        for name, found in self.frozen_fingerprints().items():
+            expected = checkpoint["frozen"].get(name)
             if found != expected:
                 raise ValueError(
                     f"the checkpoint was trained with another {name} ({expected}, here {found}): set backbone.{name} "
                     "to the same weights"
                 )
+
+    def _choose_trained(self, patterns: Sequence[str] | None) -> None:
+        adapters = {} if self.lora is None else self.lora.apply(self.denoiser)
+        adapters = {f"denoiser.{name}": value for name, value in adapters.items()}
+        parameters = dict(self.denoiser.named_parameters(prefix="denoiser"))
+        chosen = select(parameters, patterns) if patterns is not None else set(adapters or parameters)
+        if left_out := sorted(adapters.keys() - chosen):
+            raise ValueError(
+                f"model.trained={list(patterns or [])} leaves out {left_out[0]}, which model.lora adds: add '*lora_*'"
+            )
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in chosen)
+        if halves := [name for name in sorted(chosen) if parameters[name].dtype != torch.float32]:
+            raise ValueError(
+                f"{halves[0]} would be trained in {parameters[halves[0]].dtype}, which loses small updates: "
+                "backbone.denoiser.dtype=float32, and trainer.precision=bf16-mixed for speed"
+            )
 
     @property
     def world_size(self) -> int:

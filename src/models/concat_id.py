@@ -2,24 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from .autoencoders import VideoAutoencoder
 from .base import Batch, Conditioning, OnStep, OptimizerFactory, ScheduleFactory, VideoDiffusion
+from .denoisers.placement import CogVideoXPlacement, ReferencePlacement
 from .diffusion.guidance import guide
-from .diffusion.parameterization import add_noise, expand_like, latents_from_velocity, mean_per_clip, velocity
-from .diffusion.samplers import sde_dpm_solver_pp_2m, sde_schedule
-from .diffusion.schedules import (
-    rescale_zero_terminal_snr,
-    scaled_linear_alphas_cumprod,
-    shift_snr,
-    stratified_timesteps,
-)
+from .diffusion.parameterization import expand_like, mean_per_clip
+from .diffusion.processes import DiffusionProcess, ZeroSNRVelocity
 from .draws import Draws
+from .lora import LoRA
 from .text_encoders import TextEncoder
 
 
@@ -33,17 +28,15 @@ class ConcatIDConditioning(Conditioning):
 class ConcatID(VideoDiffusion):
     """Clean reference latents follow the video latents on the frame axis; attention carries the identity.
 
-    v-prediction on CogVideoX, zero terminal SNR. References share the clip's timestep, are seen by every layer, and
-    what the network says about them is thrown away: they carry no loss. Source: arXiv 2503.14151, section 3.
+    References share the clip's timestep, are seen by every layer, and what the network says about them is thrown away:
+    they carry no loss. Source: arXiv 2503.14151, section 3.
 
-    `denoiser`: a `CogVideoXTransformer3DModel`. `prompt_dropout`: share of clips whose prompt embeddings are zeroed.
-    `reference_dropout`: probability that all references of a batch are zeroed (they keep their place in the sequence).
-    `reference_noise`: mean and standard deviation of the logarithm of the pixel noise on references. `snr_shift_scale`:
-    1 for the 5B backbone, 3 for the 2B one.
+    `placement`: where a reference stands in the sequence of `denoiser`; `process`: what the denoiser predicts, and how
+    clips are sampled. Both go with the backbone, by default CogVideoX-5B's. `prompt_dropout`: share of clips whose
+    prompt embeddings are zeroed. `reference_dropout`: probability that all references of a batch, or of one of its
+    clips, are zeroed (they keep their place in the sequence); `reference_dropout_per`: batch or sample.
+    `reference_noise`: mean and standard deviation of the logarithm of the pixel noise on references.
     """
-
-    unrescaled_alphas_cumprod: Tensor
-    alphas_cumprod: Tensor
 
     def __init__(
         self,
@@ -54,11 +47,15 @@ class ConcatID(VideoDiffusion):
         optimizer: OptimizerFactory,
         lr_schedule: ScheduleFactory | None = None,
         seed: int = 42,
-        snr_shift_scale: float = 1.0,
+        placement: ReferencePlacement | None = None,
+        process: DiffusionProcess | None = None,
         prompt_dropout: float = 0.1,
         reference_dropout: float = 0.1,
+        reference_dropout_per: str = "batch",
         reference_noise: Sequence[float] = (-3.0, 0.5),
         gradient_checkpointing: bool = False,
+        lora: LoRA | None = None,
+        trained: Sequence[str] | None = None,
     ):
         super().__init__(
             denoiser=denoiser,
@@ -67,23 +64,23 @@ class ConcatID(VideoDiffusion):
             optimizer=optimizer,
             lr_schedule=lr_schedule,
             seed=seed,
+            lora=lora,
+            trained=trained,
         )
-        self.save_hyperparameters(
-            ignore=["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule"], logger=False
-        )
-        _check_fit(denoiser, autoencoder, text_encoder)
-        self.prompt_dropout, self.reference_dropout, self.reference_noise = (
-            prompt_dropout,
-            reference_dropout,
-            reference_noise,
-        )
-        # The original's final norm has 1e-6, the stock class gives it the blocks' 1e-5: 1.5e-5 on the output.
-        denoiser.norm_out.norm.eps = 1e-6
+        built = ["denoiser", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "placement", "process", "lora"]
+        self.save_hyperparameters(ignore=built, logger=False)
+        if reference_dropout_per not in ("batch", "sample"):
+            raise ValueError(
+                f"reference_dropout_per={reference_dropout_per!r} is not one of batch, sample: "
+                "model.reference_dropout_per"
+            )
+        self.placement = CogVideoXPlacement() if placement is None else placement
+        self.process = ZeroSNRVelocity() if process is None else process
+        self.prompt_dropout, self.reference_noise = prompt_dropout, reference_noise
+        self.reference_dropout, self.reference_dropout_per = reference_dropout, reference_dropout_per
+        self.placement.prepare(denoiser, autoencoder, text_encoder)
         if gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
-        unrescaled = shift_snr(scaled_linear_alphas_cumprod(), snr_shift_scale)
-        self.register_buffer("unrescaled_alphas_cumprod", unrescaled, persistent=False)
-        self.register_buffer("alphas_cumprod", rescale_zero_terminal_snr(unrescaled), persistent=False)
 
     @torch.no_grad()
     def condition(self, batch: Batch, draws: Draws, *, augment: bool) -> ConcatIDConditioning:
@@ -96,38 +93,30 @@ class ConcatID(VideoDiffusion):
         if augment:
             keep = draws.uniform("prompt_dropout") >= self.prompt_dropout
             prompt_embeds = prompt_embeds * expand_like(keep, prompt_embeds)
-            # One draw for the whole batch, as in the original.
-            reference_latents = reference_latents * (draws.uniform("reference_dropout")[0] >= self.reference_dropout)
+            keep = draws.uniform("reference_dropout") >= self.reference_dropout
+            if self.reference_dropout_per == "batch":
+                keep = keep[:1]  # the first clip's draw holds for all
+            reference_latents = reference_latents * expand_like(keep, reference_latents)
         return ConcatIDConditioning(prompt_embeds, reference_latents)
 
     def draw_timesteps(self, draws: Draws) -> Tensor:
-        return stratified_timesteps(
-            draws.uniform("timesteps"), len(self.alphas_cumprod), self.global_rank, self.world_size
-        )
+        return self.process.draw_timesteps(draws.uniform("timesteps"), self.global_rank, self.world_size)
 
     def loss(self, latents: Tensor, conditioning: ConcatIDConditioning, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Squared velocity error of each clip, (b,).
+        """Squared error of each clip, (b,), unweighted. `latents`, `noise`: (b c f h w); `timesteps`: (b,).
 
-        `latents`, `noise`: (b c f h w); `timesteps`: (b,) integers in [0, 1000).
-
-        Equals the original's |x0 - x0_hat|^2 / (1 - alphas_cumprod), term by term.
+        For v-prediction this is the original's |x0 - x0_hat|^2 / (1 - alphas_cumprod), term by term.
         """
-        alphas_cumprod = self.alphas_cumprod[timesteps]
-        noisy_latents = add_noise(latents, noise, alphas_cumprod)
+        noisy_latents = self.process.add_noise(latents, noise, timesteps)
         model_output = self.predict(noisy_latents, timesteps, conditioning)
-        return mean_per_clip((model_output.float() - velocity(latents, noise, alphas_cumprod).float()) ** 2)
+        return mean_per_clip((model_output.float() - self.process.target(latents, noise, timesteps).float()) ** 2)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: ConcatIDConditioning) -> Tensor:
-        num_frames, dtype = noisy_latents.shape[2], self.denoiser.dtype
-        sequence = torch.cat([noisy_latents.to(dtype), conditioning.reference_latents.to(dtype)], dim=2)
-        output = self.denoiser(
-            hidden_states=sequence.transpose(1, 2),  # the library wants b f c h w
-            encoder_hidden_states=conditioning.prompt_embeds.to(dtype),
-            timestep=timesteps,
-            image_rotary_emb=self._positions(sequence),
-            return_dict=False,
-        )[0]
-        return output.transpose(1, 2)[:, :, :num_frames]
+        noisy_latents, reference_latents, prompt_embeds = (
+            value.to(self.denoiser.dtype)
+            for value in (noisy_latents, conditioning.reference_latents, conditioning.prompt_embeds)
+        )
+        return self.placement(self.denoiser, noisy_latents, reference_latents, timesteps, prompt_embeds)
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
@@ -138,39 +127,43 @@ class ConcatID(VideoDiffusion):
         *,
         num_inference_steps: int = 50,
         guidance_scale: float = 6.0,
+        negative_prompt: str | None = None,
+        solver: str | None = None,
         drop_references: bool = False,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Clean latents by SDE-DPM-Solver++(2M). Guidance acts on the text alone: both halves see the references.
+        """Clean latents by the process's sampler. Guidance acts on the text alone: both halves see the references.
 
-        At `guidance_scale` 1 the half without text is not computed. `drop_references` zeroes them, as dropout does in
-        training: the same model without identity.
+        `negative_prompt`: what the unconditional half reads; None for zeros, as prompt dropout makes them. At
+        `guidance_scale` 1 that half is not computed. `solver`: one of the process's; None for the published recipe's.
+        `drop_references` zeroes them, as dropout does in training: the
+        same model without identity.
         """
         if drop_references:
             conditioning = replace(conditioning, reference_latents=torch.zeros_like(conditioning.reference_latents))
-        schedule = sde_schedule(self.unrescaled_alphas_cumprod, self.alphas_cumprod, num_inference_steps)
-        without_text = replace(conditioning, prompt_embeds=torch.zeros_like(conditioning.prompt_embeds))
-        both = without_text.beside(conditioning)
+        if guidance_scale != 1:
+            embeds = self._unconditional_embeds(conditioning.prompt_embeds, negative_prompt)
+            conditioning = replace(conditioning, prompt_embeds=embeds).beside(conditioning)
 
-        def predict_clean(latents: Tensor, step: int) -> Tensor:
+        def predict_guided(latents: Tensor, timestep: float) -> Tensor:
             branches = 1 if guidance_scale == 1 else 2
             latents = latents.repeat(branches, *[1] * (latents.ndim - 1))
-            timesteps = torch.full((len(latents),), schedule.timesteps[step], device=latents.device)
-            output = self.predict(latents, timesteps, conditioning if branches == 1 else both)
-            level = self.alphas_cumprod[schedule.table_index[step]].expand(len(latents))
-            clean = latents_from_velocity(latents, output, level)
+            timesteps = torch.full((len(latents),), timestep, device=latents.device)
+            output = self.predict(latents, timesteps, conditioning).float()
             if branches == 1:
-                return clean
-            unconditional, conditional = clean.chunk(2)
+                return output
+            unconditional, conditional = output.chunk(2)
             return guide(unconditional, conditional, guidance_scale)
 
-        return sde_dpm_solver_pp_2m(
-            predict_clean,
-            noise.float(),
-            schedule.signal,
-            lambda step: draws.normal(f"sde_noise_{step}", noise.shape[1:]),
-            on_step,
-        )
+        def step_noise(step: int) -> Tensor:
+            return draws.normal(f"sde_noise_{step}", noise.shape[1:])
+
+        return self.process.sample(predict_guided, noise.float(), num_inference_steps, step_noise, on_step, solver)
+
+    def _unconditional_embeds(self, prompt_embeds: Tensor, negative_prompt: str | None) -> Tensor:
+        if negative_prompt is None:
+            return torch.zeros_like(prompt_embeds)
+        return self.text_encoder([negative_prompt]).to(prompt_embeds).expand_as(prompt_embeds)
 
     def _add_pixel_noise(self, images: Tensor, draws: Draws) -> Tensor:
         """Each reference image gets Gaussian noise of its own log-normal strength, before the autoencoder sees it."""
@@ -186,28 +179,4 @@ class ConcatID(VideoDiffusion):
             self.autoencoder.encode(images[:, :, k : k + 1], draws.normal(f"reference_posterior_{k}", shape))
             for k in range(images.shape[2])
         ]
-        return torch.cat(latents, dim=2)
-
-    def _positions(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary tables of integer (t, y, x): references follow the clip's last frame in time, at the same y and x."""
-        config = self.denoiser.config
-        height, width = sequence.shape[-2] // config.patch_size, sequence.shape[-1] // config.patch_size
-        grid = (height, width)
-        tables = get_3d_rotary_pos_embed(
-            config.attention_head_dim, ((0, 0), grid), grid, sequence.shape[2], device=sequence.device
-        )
-        return cast(tuple[Tensor, Tensor], tables)
-
-
-def _check_fit(denoiser: Any, autoencoder: VideoAutoencoder, text_encoder: TextEncoder) -> None:
-    config = denoiser.config
-    pairs = {
-        "in_channels": ("the autoencoder's latent channels", autoencoder.latent_channels),
-        "out_channels": ("the autoencoder's latent channels", autoencoder.latent_channels),
-        "text_embed_dim": ("the text encoder's width", text_encoder.embed_dim),
-    }
-    for name, (what, value) in pairs.items():
-        if config[name] != value:
-            raise ValueError(f"backbone.denoiser.{name}={config[name]} must equal {what}, {value}")
-    if not config.use_rotary_positional_embeddings:
-        raise ValueError("backbone.denoiser must use rotary position embeddings: use_rotary_positional_embeddings=true")
+        return torch.cat(latents, dim=2) if latents else images.new_zeros(len(images), shape[0], 0, *shape[2:])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import nearest
 
@@ -48,20 +48,26 @@ def load_frozen(model_class: Any, **source: Any) -> Any:
 
 
 def load_denoiser(
-    *, architecture: str, pretrained: str | None = None, config: Mapping[str, Any] | None = None
+    *,
+    architecture: str,
+    pretrained: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
 ) -> nn.Module:
-    """Return a denoiser with float32 weights.
+    """Return a denoiser.
 
     `architecture`: the dotted name of a diffusers class; the rest as in `load_model`. `pretrained` may also be anything
-    else that `export.py` reads: a SAT folder or file, a .safetensors file, a run.
+    else that `export.py` reads: a SAT folder or file, a .safetensors file, a run. A `dtype` of 16 bits is for one whose
+    weights are frozen.
     """
     module, _, name = architecture.rpartition(".")
     model_class = getattr(importlib.import_module(module), name, None)
     if model_class is None:
         raise ValueError(f"backbone.denoiser.architecture={architecture} does not exist")
     if pretrained is not None and Path(pretrained).exists() and not (Path(pretrained) / "config.json").is_file():
-        return _load_published(model_class, pretrained, config)
-    return load_model(model_class, pretrained=pretrained, config=config)
+        return _load_published(model_class, pretrained, config, parse_dtype(dtype))
+    return load_model(model_class, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -72,19 +78,22 @@ def parse_dtype(name: str) -> torch.dtype:
     return dtypes[name]
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Return a short hash of names, shapes, dtypes and the first values of every tensor of `module`.
+def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return a short hash of names, shapes, dtypes and the first values of every tensor of a module, or of a mapping.
 
     It tells apart any two sets of weights that anyone trains, without reading gigabytes.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _load_published(model_class: Any, pretrained: str, config: Mapping[str, Any] | None) -> nn.Module:
+def _load_published(
+    model_class: Any, pretrained: str, config: Mapping[str, Any] | None, dtype: torch.dtype
+) -> nn.Module:
     from ..checkpoints.sources import read_source
 
     source = read_source(pretrained)
@@ -93,7 +102,7 @@ def _load_published(model_class: Any, pretrained: str, config: Mapping[str, Any]
             f"backbone.denoiser.pretrained={pretrained} holds a {source.model_class.__name__} with its own settings: "
             f"backbone.denoiser.architecture must be that class, and config be left out"
         )
-    return source.load(torch.float32)
+    return source.load(dtype)
 
 
 def _from_config(model_class: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -105,4 +114,10 @@ def _from_config(model_class: Any, config: Mapping[str, Any], dtype: torch.dtype
         if name not in settings:
             raise ValueError(f"{name} is not a setting of {model_class.__name__}{nearest(name, settings)}")
     model = model_class(config_class(**config)) if config_class is not None else model_class(**config)
-    return model if dtype == torch.float32 else model.to(dtype)
+    return model if dtype == torch.float32 else cast_weights(model, dtype)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return `model`, its floating-point tensors in `dtype`."""
+    # Not `model.to`: diffusers' own warns about the empty list of tensors that are to stay in float32.
+    return nn.Module.to(model, dtype)

@@ -79,7 +79,7 @@ class ToyFaceAnalyzer:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> list[Face]:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         scale = image.shape[0] / FRAME_HEIGHT
         frame = F.interpolate(
             pixels, scale_factor=1 / scale, mode="bilinear", antialias=True, recompute_scale_factor=True

@@ -50,10 +50,11 @@ class ToyAutoencoder(VideoAutoencoder):
         )
         self.register_buffer("synthesis", synthesis, persistent=False)
 
-    def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         frames = pixel_values.transpose(1, 2).flatten(0, 1).float()
         latents = torch.nn.functional.conv2d(frames, self.analysis, stride=BLOCK) * self.scaling_factor
-        return latents.unflatten(0, (len(pixel_values), -1)).transpose(1, 2)
+        latents = latents.unflatten(0, (len(pixel_values), -1)).transpose(1, 2)
+        return latents, torch.zeros_like(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         frames = latents.transpose(1, 2).flatten(0, 1).float() / self.scaling_factor

@@ -87,7 +87,7 @@ def test_several_pictures_of_a_person_are_all_used_and_identities_keep_their_ord
     key, members = clip_sample("k", 1, identities=[{"face": ["face.0.png", "face.1.png"]}, {"face": ["face.2.png"]}])
     for number, level in enumerate((50, 100, 200)):
         members[f"face.{number}.png"] = encode_png(np.full((8, 8, 3), level, np.uint8))
-    references = ReferenceImages(height=8, width=8, num_references=2)
+    references = ReferenceImages(height=8, width=8, min_references=2, max_references=2)
     loaded = references.load(Sample.parse({"__key__": key, "__url__": "x", **members}), torch.zeros(3, 1, 8, 8), [0])
     levels = set()
     for seed in range(20):
@@ -97,6 +97,27 @@ def test_several_pictures_of_a_person_are_all_used_and_identities_keep_their_ord
         levels.add(first)
         assert second == 200
     assert levels == {50, 100}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_clips_with_one_to_three_references_share_a_run_and_a_batch_holds_equal_counts(tmp_path, num_workers):
+    samples = []
+    for number in range(12):
+        key, members = clip_sample(f"k{number:02d}", number)
+        info = json.loads(members["json"])
+        info["identities"] = [{"face": ["face.0.png"]}] * (1 + number % 3)
+        samples.append((key, members | {"json": json.dumps(info).encode()}))
+    conditions = {"references": ReferenceImages(height=32, width=48, max_references=3)}
+    data = module_of(write_shards(tmp_path / "data", samples), conditions=conditions, num_workers=num_workers)
+    for batches in (list(data.val_dataloader()), list(data.train_dataloader())):
+        counts = set()
+        for batch in batches:
+            num_references = batch["reference_pixel_values"].shape[2]
+            assert {1 + int(key[1:]) % 3 for key in batch["key"]} == {num_references}
+            counts.add(num_references)
+        assert counts == {1, 2, 3}
+        keys = sum((batch["key"] for batch in batches), [])
+        assert len(keys) == len(set(keys)) == 12
 
 
 def test_a_mask_blackens_the_background_most_of_the_time():
@@ -129,7 +150,8 @@ def test_requests_become_batches_of_the_same_tensors():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_references": 4}, r"num_references=4 must be 1, 2 or 3"),
+        ({"max_references": 4}, r"max_references=4 must lie between 1 and 3"),
+        ({"min_references": 2}, r"min_references=2 and max_references=1 must lie between 1 and 3"),
         ({"without_face": "guess"}, r"first_frame, skip"),
     ],
 )

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from likeness.datamodules.samples import BadSample
 from likeness.datamodules.shards import list_shards
@@ -72,7 +73,7 @@ def test_validation_sees_every_sample_once_in_one_pass(shards, num_workers):
     loader = loader_of(plan_of(shards, num_workers=num_workers, endless=False, shuffle_buffer=0))
     for _ in range(2):
         seen = numbers(loader)
-        assert len(seen) == len(loader) == 12
+        assert len(seen) == 12
         assert Counter(sum(seen, [])) == Counter(range(23))
 
 
@@ -152,6 +153,58 @@ def test_validation_leaves_bad_samples_out_and_reports_each(shards, broken):
     assert Counter(sum(seen, [])) == Counter(set(range(23)) - broken)
     assert sorted(skip.key for skip in skips) == ["k00", "k07", "k22"]
     assert {skip.reason for skip in skips} == {"broken"}
+
+
+def shaped(loaded, rng):
+    """Every third sample has two references, sample 5 alone has three."""
+    number = loaded["number"]
+    references = 3 if number == 5 else 2 if number % 3 == 0 else 1
+    return {**finish(loaded, rng), "references": torch.zeros(references, 4)}
+
+
+def shaped_loader(plan: StreamPlan) -> ShardLoader:
+    return ShardLoader(ShardStream(plan, load, shaped), on_skip=print)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_holds_samples_of_one_shape_and_one_pass_loses_none(shards, num_workers):
+    loader = shaped_loader(plan_of(shards, num_workers=num_workers, endless=False, shuffle_buffer=0))
+    seen = list(loader)
+    assert Counter(sum(numbers(seen), [])) == Counter(range(23))
+    for batch in seen:
+        wanted = {3 if n == 5 else 2 if n % 3 == 0 else 1 for n in batch["number"].tolist()}
+        assert wanted == {batch["references"].shape[1]}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_rare_shapes_have_their_turn_in_training(shards, num_workers):
+    loader = shaped_loader(plan_of(shards, num_workers=num_workers, batch_size=4))
+    epochs = [numbers(loader) for _ in range(40)]
+    assert {len(epoch) for epoch in epochs} == {len(loader)} == {5}
+    counts = Counter(sum((sum(epoch, []) for epoch in epochs), []))
+    assert set(counts) == set(range(23))
+    assert max(max(Counter(sum(epoch, [])).values()) for epoch in epochs) == 1
+    assert counts[5] >= 2  # it waits for others of its shape in vain, and goes alone when chance gives it a batch
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stop", range(0, 13))
+def test_resume_keeps_the_samples_that_wait_for_others_of_their_shape(shards, num_workers, stop, broken):
+    broken.update({3, 4})
+    plan = plan_of(shards, num_workers=num_workers, batch_size=4)
+    uninterrupted = shaped_loader(plan)
+    batches = [batch for _ in range(5) for batch in uninterrupted]
+    interrupted, seen = shaped_loader(plan), 0
+    state = interrupted.state_dict()
+    while seen < stop:
+        for _ in interrupted:
+            seen += 1
+            state = interrupted.state_dict()
+            if seen == stop:
+                break
+    resumed = shaped_loader(plan)
+    resumed.load_state_dict(state)
+    assert same([batch for _ in range(2) for batch in resumed], batches[stop : stop + 10])
 
 
 def test_data_set_without_a_usable_sample_ends_in_one_error(shards, broken):

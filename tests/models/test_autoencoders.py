@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from likeness.models.autoencoders import CogVideoXAutoencoder
+from likeness.models.autoencoders import CogVideoXAutoencoder, WanAutoencoder
 from likeness.toy.backbone import ToyAutoencoder
 
 TINY = {
@@ -12,6 +12,19 @@ TINY = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+
+WAN = {
+    "base_dim": 8,
+    "z_dim": 4,
+    "num_res_blocks": 1,
+    "latents_mean": [0.1, -0.2, 0.3, 0.0],
+    "latents_std": [1.5, 0.5, 2.0, 1.0],
+}
+
+
+@pytest.fixture(scope="module")
+def wan():
+    return WanAutoencoder(config=WAN)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +99,33 @@ def test_toy_autoencoder_is_linear_and_exact_on_flat_colours():
     torch.testing.assert_close(
         autoencoder.decode(autoencoder.encode(colours, torch.zeros(1))), colours, atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9])
+def test_wan_shapes_and_strides(wan, num_frames):
+    shape = wan.latent_shape(num_frames, 32, 48)
+    assert shape == (4, (num_frames - 1) // 4 + 1, 4, 6)
+    latents = wan.encode(torch.zeros(1, 3, num_frames, 32, 48), torch.zeros(1))
+    assert latents.shape == (1, *shape)
+    assert wan.decode(latents).shape == (1, 3, num_frames, 32, 48)
+
+
+def test_wan_latents_are_the_posteriors_mean_normalised_by_channel(wan):
+    pixels = torch.rand(2, 3, 5, 16, 16) * 2 - 1
+    latents = wan.encode(pixels, torch.ones(2, 4, 2, 2, 2))
+    assert torch.equal(latents, wan.encode(pixels, torch.zeros(2, 4, 2, 2, 2)))
+    mean, std = (torch.tensor(WAN[name]).reshape(1, 4, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    torch.testing.assert_close(latents * std + mean, wan.vae.encode(pixels).latent_dist.mean)
+
+
+def test_wan_decoding_undoes_the_normalisation(wan):
+    latents = torch.randn(1, 4, 2, 2, 2)
+    mean, std = (torch.tensor(WAN[name]).reshape(1, 4, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    decoded = wan.decode((latents - mean) / std)
+    torch.testing.assert_close(decoded, wan.vae.decode(latents).sample, atol=1e-5, rtol=0)
+    assert decoded.abs().max() <= 1
+
+
+def test_wan_statistics_must_cover_every_channel():
+    with pytest.raises(ValueError, match="latents_mean has 16 values, z_dim=4 needs one a channel"):
+        WanAutoencoder(config={"base_dim": 8, "z_dim": 4, "num_res_blocks": 1})

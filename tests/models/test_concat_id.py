@@ -11,7 +11,7 @@ from likeness.toy.backbone import ToyAutoencoder, ToyTextEncoder
 SIZE = {"num_frames": 2, "height": 16, "width": 16}
 
 
-def build(**settings) -> ConcatID:
+def build(use_rotary: bool = True, **settings) -> ConcatID:
     torch.manual_seed(0)
     denoiser = CogVideoXTransformer3DModel(
         num_attention_heads=2,
@@ -21,7 +21,7 @@ def build(**settings) -> ConcatID:
         time_embed_dim=16,
         text_embed_dim=16,
         num_layers=2,
-        use_rotary_positional_embeddings=True,
+        use_rotary_positional_embeddings=use_rotary,
         max_text_seq_length=6,
         temporal_compression_ratio=1,
     )
@@ -62,6 +62,20 @@ def test_references_change_the_prediction_and_their_order_matters():
     swapped = ConcatIDConditioning(conditioning.prompt_embeds, conditioning.reference_latents.flip(2))
     output = model.predict(noisy, timesteps, conditioning)
     assert (output - model.predict(noisy, timesteps, swapped)).abs().max() > 1e-4
+
+
+def test_network_with_added_position_tables_sees_references_behind_the_clip_in_time():
+    """CogVideoX-2B: the table of clip and references begins with the clip's own."""
+    model, tokens = build(use_rotary=False), []
+    model.denoiser.patch_embed.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    noisy, conditioning = torch.randn(1, 16, 2, 4, 4), conditioning_of(1, references=2)
+    output = model.predict(noisy, torch.tensor([500]), conditioning)
+    assert output.shape == (1, 16, 2, 4, 4)
+    swapped = ConcatIDConditioning(conditioning.prompt_embeds, conditioning.reference_latents.flip(2))
+    assert (output - model.predict(noisy, torch.tensor([500]), swapped)).abs().max() > 1e-4
+    model.predict(noisy, torch.tensor([500]), conditioning_of(1, references=1))
+    num_tokens = 6 + 2 * 4
+    torch.testing.assert_close(tokens[0][:, :num_tokens], tokens[2][:, :num_tokens])
 
 
 def test_references_carry_no_loss():
@@ -191,7 +205,11 @@ def test_frozen_parts_stay_in_evaluation_mode():
     [
         ("in_channels", 8, r"backbone\.denoiser\.in_channels=8 must equal the autoencoder's latent channels, 16"),
         ("text_embed_dim", 8, r"text_embed_dim=8 must equal the text encoder's width, 16"),
-        ("use_rotary_positional_embeddings", False, "rotary position embeddings"),
+        (
+            "use_rotary_positional_embeddings",
+            False,
+            r"max_text_seq_length=7 must equal the text encoder's max_length, 6",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(setting, value, message):
@@ -204,7 +222,7 @@ def test_parts_that_do_not_fit_are_refused(setting, value, message):
         "text_embed_dim": 16,
         "num_layers": 1,
         "use_rotary_positional_embeddings": True,
-        "max_text_seq_length": 6,
+        "max_text_seq_length": 7,
         setting: value,
     }
     with pytest.raises(ValueError, match=message):

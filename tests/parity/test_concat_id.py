@@ -103,7 +103,7 @@ def check_forward(case: Case) -> None:
     dropped = ConcatIDConditioning(torch.zeros_like(given.prompt_embeds), torch.zeros_like(references))
     case.check(channels_first(model.predict(noisy, timesteps, given)), "v")
     case.check(channels_first(model.predict(noisy, timesteps, dropped)), "v_all_dropped")
-    cos, sin = model._positions(torch.cat([noisy, references], dim=2))
+    cos, sin = model.placement.positions(model.denoiser, torch.cat([noisy, references], dim=2))
     case.check(cos, "rope_cos")
     case.check(sin, "rope_sin")
 

@@ -77,6 +77,39 @@ def sde_dpm_solver_pp_2m(
     return latents
 
 
+def ddim(
+    predict_velocity: Callable[[Tensor, int], Tensor],
+    noise: Tensor,
+    alphas_cumprod: Tensor,
+    num_inference_steps: int,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Return clean latents by deterministic DDIM as diffusers' `CogVideoXPipeline` runs it, with the library's step.
+
+    `predict_velocity(latents, timestep)`; `alphas_cumprod`: of training, zero at the end. Timesteps are `trailing`:
+    the first is the noisiest. Source: arXiv 2010.02502, equation 12 with eta = 0.
+    """
+    from diffusers import CogVideoXDDIMScheduler
+
+    num_timesteps = len(alphas_cumprod)
+    scheduler = CogVideoXDDIMScheduler(
+        num_train_timesteps=num_timesteps,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    scheduler.alphas_cumprod = alphas_cumprod.cpu()
+    scheduler.set_timesteps(num_inference_steps)
+    latents = noise
+    for step, timestep in enumerate(scheduler.timesteps.tolist()):
+        output = predict_velocity(latents, timestep)
+        latents, clean = scheduler.step(output, timestep, latents, return_dict=False)
+        if on_step is not None:
+            on_step(step, latents, clean)
+    return latents
+
+
 @dataclass(frozen=True)
 class SDECoefficients:
     """x_next = state * x - data * (new * d - old * d_previous) + noise * eps."""

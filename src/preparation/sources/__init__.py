@@ -28,7 +28,10 @@ class SourceClip:
 
 
 class Source(Protocol):
-    """Lists clips without opening them. Raises ValueError where the layout itself is wrong."""
+    """Lists clips without opening them. Raises ValueError where the layout itself is wrong.
+
+    `sources.shards` lists samples that are in shards already, as `StoredSample`.
+    """
 
     def __iter__(self) -> Iterator[SourceClip]: ...
 

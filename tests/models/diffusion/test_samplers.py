@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from likeness.models.diffusion.samplers import sde_dpm_solver_pp_2m, sde_dpm_solver_pp_2m_coefficients, sde_schedule
+from likeness.models.diffusion.samplers import (
+    ddim,
+    sde_dpm_solver_pp_2m,
+    sde_dpm_solver_pp_2m_coefficients,
+    sde_schedule,
+)
 from likeness.models.diffusion.schedules import rescale_zero_terminal_snr, scaled_linear_alphas_cumprod
 
 UNRESCALED = scaled_linear_alphas_cumprod()
@@ -54,3 +59,26 @@ def test_first_step_from_pure_noise_keeps_nothing_of_the_state():
 def test_impossible_number_of_steps_names_the_setting(num_steps):
     with pytest.raises(ValueError, match=r"sampling\.num_inference_steps"):
         sde_schedule(UNRESCALED, TABLE, num_steps)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 50])
+def test_ddim_equals_the_scheduler_of_the_published_pipeline(num_steps):
+    from diffusers import CogVideoXDDIMScheduler
+
+    def network(latents, timestep):
+        return (latents * 0.7 + timestep / 1000).tanh()
+
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    stock = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0,
+        clip_sample=False,
+    )
+    stock.set_timesteps(num_steps)
+    expected = noise
+    for timestep in stock.timesteps:
+        expected = stock.step(network(expected, int(timestep)), timestep, expected).prev_sample
+    # The library's table is float32 with a square root in between; ours is float64.
+    torch.testing.assert_close(ddim(network, noise, TABLE, num_steps), expected, rtol=1e-4, atol=1e-5)

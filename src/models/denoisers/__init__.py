@@ -1,0 +1,1 @@
+"""Denoisers as the methods need them: the library's networks, and how references reach them."""

@@ -1,0 +1,69 @@
+"""One file a stage of `prepare.py`: what is done to samples on their way into shards."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...datamodules.samples import BadSample, Sample
+from ..sources.shards import StoredSample
+
+
+class SampleStage(ABC):
+    """A stage that needs one sample at a time. It is built once in every worker process."""
+
+    @abstractmethod
+    def __call__(self, sample: Sample) -> list[Sample]:
+        """Return what takes the place of `sample`: one, or several with keys of their own.
+
+        The written `json` member is made of their `info`. Raises BadSample to drop the sample, with the reason.
+        """
+
+
+class SetStage(ABC):
+    """A stage that needs to know the whole set. `inspect` runs in worker processes, `plan` once, in the main process.
+
+    Between the two, only what `inspect` returns is held in memory: no videos.
+    """
+
+    @abstractmethod
+    def inspect(self, stored: StoredSample) -> Any:
+        """Return what `plan` must know of a sample. Raises BadSample to drop it."""
+
+    @abstractmethod
+    def plan(self, stored: Sequence[StoredSample], known: Sequence[Any]) -> list["Entry"]:
+        """Return the new set. `known`: what `inspect` returned for each of the samples `stored`."""
+
+
+class Entry(Protocol):
+    """A sample that is not made yet. `place` and `video` name it in reports."""
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def video(self) -> str: ...
+
+    def load(self) -> Sample:
+        """Make the sample, in a worker process. Raises BadSample where that is not possible."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An entry that is dropped when its turn comes, so that it is counted and reported like any other."""
+
+    entry: Entry
+    reason: str
+    detail: str
+
+    @property
+    def place(self) -> str:
+        return self.entry.place
+
+    @property
+    def video(self) -> str:
+        return self.entry.video
+
+    def load(self) -> Sample:
+        raise BadSample(self.reason, self.detail)
