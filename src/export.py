@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
 def _merged(source: Source, base: str | None) -> Source:
     """Return `source` with its LoRA folded into the transformer of `base`, or into the one that it was trained on."""
     from .checkpoints.lora import merge_lora
-    from .checkpoints.sources import read_source
+    from .checkpoints.sources import checked, read_source
 
     if source.lora is None:
         raise ValueError(f"merge_lora=true, but {source.path} holds no LoRA")
@@ -61,8 +61,8 @@ def _merged(source: Source, base: str | None) -> Source:
             f"{place} holds a {below.model_class.__name__}, the LoRA is of a {source.model_class.__name__}"
         )
     log.info("folding the LoRA into %s", below.path)
-    tensors = merge_lora(source.lora, below.tensors, below.path)
-    return replace(source, config=below.config, tensors=tensors, lora=None, pipeline=below.pipeline)
+    tensors = merge_lora(source.lora, {**below.tensors, **source.tensors}, below.path)
+    return checked(replace(source, config=below.config, tensors=tensors, lora=None, pipeline=below.pipeline))
 
 
 def _choose_format(source: Source, config: DictConfig) -> str:
@@ -83,6 +83,11 @@ def _choose_format(source: Source, config: DictConfig) -> str:
         hint = ", or fold it into the weights: merge_lora=true" if kind == "lora" else ""
         raise ValueError(
             f"format={config.format}, but {source.path} holds a {kind}: use {' or '.join(_FORMATS[kind])}{hint}"
+        )
+    if chosen == "lora" and source.tensors:
+        raise ValueError(
+            f"{source.path} trained {next(iter(source.tensors))} beside its LoRA, which no file of adapters holds: "
+            "fold all of it into the weights, merge_lora=true"
         )
     for name, has_effect in (
         ("vae", chosen == "diffusers"),

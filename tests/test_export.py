@@ -118,6 +118,16 @@ def test_exported_pipeline_is_loaded_by_the_stock_class(capfd, base, tmp_path, h
     assert json.loads((tmp_path / "p" / "model_index.json").read_text())["_class_name"] == "CogVideoXPipeline"
 
 
+def test_pipeline_of_sin_cos_positions_gets_the_schedule_of_the_2b_model(capfd, base, tmp_path):
+    model = tiny_transformer(use_rotary_positional_embeddings=False)
+    model.save_pretrained(tmp_path / "t")
+    export(capfd, f"from={tmp_path}/t", f"base={base}", f"to={tmp_path}/p")
+    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "p")
+    assert pipeline.scheduler.config.snr_shift_scale == 3.0
+    assert same(pipeline.transformer.state_dict(), model.state_dict())
+    assert "its positions are not rotary" in refused(capfd, f"from={tmp_path}/t", f"to={tmp_path}/sat")
+
+
 def test_whole_pipeline_is_cast_and_large_files_of_the_base_take_no_room(capfd, base, tmp_path):
     tiny_transformer().save_pretrained(base / "transformer")
     large = base / "text_encoder" / "large.safetensors"
@@ -159,6 +169,14 @@ def test_lora_run_is_exported_as_adapters_or_folded_in(capfd, base, tmp_path):
     layer = denoiser.transformer_blocks[0].attn1.to_q
     up, down = layer.lora_B.default.weight, layer.lora_A.default.weight
     torch.testing.assert_close(weight, layer.base_layer.weight + 6 / 4 * (up * 0.5) @ (down * 0.5))  # the average's
+    others = {"proj_out.weight": torch.ones(16, 32), "transformer_blocks.0.attn1.to_q.base_layer.bias": torch.ones(32)}
+    adapters = {name: value for name, value in denoiser.state_dict().items() if "lora_" in name}
+    state_dict = {f"denoiser.{name}": value for name, value in (adapters | others).items()}
+    both = write_run(tmp_path / "b.ckpt", denoiser, f"{tmp_path}/base/transformer", state_dict=state_dict)
+    assert "beside its LoRA" in refused(capfd, f"from={both}", "weights=raw", f"to={tmp_path}/x")
+    export(capfd, f"from={both}", "weights=raw", "merge_lora=true", f"to={tmp_path}/both")
+    merged = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "both")
+    assert (merged.proj_out.weight == 1).all() and (merged.transformer_blocks[0].attn1.to_q.bias == 1).all()
     assert "format=sat, but" in refused(capfd, f"from={run}", "format=sat", f"to={tmp_path}/x")
     assert "merge_lora=true needs the weights" in refused(capfd, f"from={run}", "merge_lora=true", f"to={tmp_path}/x")
     assert not (tmp_path / "x").exists()

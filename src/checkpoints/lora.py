@@ -30,18 +30,15 @@ class Lora:
 def find_lora(path: Path, tensors: Mapping[str, LazyTensor], settings: Mapping[str, Any]) -> Lora | None:
     """Return the adapters among `tensors`, named as peft names them; None where there are none.
 
-    `settings`: `rank` and `alpha` of the run. Raises ValueError where the tensors do not agree with them, or where
-    other weights were trained beside the adapters.
+    `settings`: `rank` and `alpha` of the run. Raises ValueError where the tensors do not agree with them.
     """
-    found = {name: _LAYER.fullmatch(name) for name in tensors}
-    if not any(found.values()):
+    found = {name: match for name in tensors if (match := _LAYER.fullmatch(name))}
+    if not found:
         return None
-    if others := [name for name, match in found.items() if match is None]:
-        raise ValueError(f"{path} trained {others[0]} beside its LoRA: no file of adapters holds it")
     if not {"rank", "alpha"} <= settings.keys():
         raise ValueError(f"{path} holds a LoRA, but its configuration has no model.lora.rank and model.lora.alpha")
-    layers = {f"{match['module']}.lora_{match['side']}.weight": tensors[name] for name, match in found.items() if match}
-    if len(layers) != len(tensors):
+    layers = {f"{match['module']}.lora_{match['side']}.weight": tensors[name] for name, match in found.items()}
+    if len(layers) != len(found):
         raise ValueError(f"{path} holds several LoRA adapters: only a run with one can be exported")
     rank = int(settings["rank"])
     for name, tensor in layers.items():
@@ -51,6 +48,11 @@ def find_lora(path: Path, tensors: Mapping[str, LazyTensor], settings: Mapping[s
         if tensor.meta.shape[0 if ".lora_A." in name else 1] != rank:
             raise ValueError(f"{path}: {name} has shape {tuple(tensor.meta.shape)}, which is not of rank {rank}")
     return Lora(rank, float(settings["alpha"]), layers)
+
+
+def others_than_lora(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return what was trained beside adapters, under the names that it has without them."""
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if not _LAYER.fullmatch(name)}
 
 
 def merge_lora(lora: Lora, tensors: Mapping[str, LazyTensor], place: Path) -> dict[str, LazyTensor]:
@@ -82,8 +84,8 @@ def write_lora(folder: Path, lora: Lora, model_class: Any, dtype: torch.dtype | 
     """
     from diffusers.loaders import lora_pipeline
 
-    name = f"{model_class.__name__.removesuffix('Transformer3DModel')}LoraLoaderMixin"
-    loader = getattr(lora_pipeline, name, None)
+    names = [f"{base.__name__.removesuffix('Transformer3DModel')}LoraLoaderMixin" for base in model_class.__mro__]
+    loader: Any = next((getattr(lora_pipeline, name) for name in names if hasattr(lora_pipeline, name)), None)
     if loader is None:
         raise ValueError(f"diffusers has no file of adapters for {model_class.__name__}: fold them in, merge_lora=true")
     loader.save_lora_weights(

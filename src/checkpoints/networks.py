@@ -12,6 +12,7 @@ TRANSFORMER, VAE = "CogVideoXTransformer3DModel", "AutoencoderKLCogVideoX"
 
 # The VAE of CogVideoX-5B and so of Concat-ID; the class's own default is that of the 2B model, of the same shapes.
 _VAE_SCALING_FACTOR = 0.7
+_WIDTH_2B = 1920
 
 
 def find_class(name: str) -> Any:
@@ -35,6 +36,8 @@ def empty_model(model_class: Any, config: Mapping[str, Any]) -> Any:
 def transformer_config(tensors: Mapping[str, Any], shape_of: Callable[[str], tuple[int, ...]]) -> dict[str, Any]:
     """Return the settings of a `CogVideoXTransformer3DModel` with rotary positions that holds `tensors`.
 
+    CogVideoX-2B, whose positions are not rotary and whose tensors have the same names, is refused by its width.
+
     `shape_of(name)`: the shape of a tensor. Its default settings, those of CogVideoX-5B, stand for what no shape tells:
     the numbers of frames, height, width and text tokens that it was trained with. Raises ValueError where the shapes
     are none of such a network.
@@ -46,6 +49,11 @@ def transformer_config(tensors: Mapping[str, Any], shape_of: Callable[[str], tup
     )
     if patch[0] != patch[1] or width % head_dim:
         raise ValueError(f"patches of {patch} and {width} channels with heads of {head_dim} are not those of CogVideoX")
+    if width == _WIDTH_2B:
+        raise ValueError(
+            f"{width} channels are those of CogVideoX-2B, whose positions are not rotary: name its folder in diffusers "
+            "layout, whose config.json says so"
+        )
     return {
         "num_attention_heads": width // head_dim,
         "attention_head_dim": head_dim,

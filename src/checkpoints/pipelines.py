@@ -13,7 +13,7 @@ from .networks import TRANSFORMER, VAE
 from .sources import Source
 from .writing import write_network
 
-# Of CogVideoX-5B, whose noise levels Concat-ID is trained on. sample.py has the original's solver, this is the closest.
+# Of CogVideoX, whose noise levels Concat-ID is trained on. sample.py has the original's solver, this is the closest.
 _SCHEDULER = "CogVideoXDPMScheduler"
 _SCHEDULER_SETTINGS = {
     "num_train_timesteps": 1000,
@@ -24,7 +24,6 @@ _SCHEDULER_SETTINGS = {
     "set_alpha_to_one": True,
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
-    "snr_shift_scale": 1.0,
     "timestep_spacing": "trailing",
 }
 _COGVIDEOX = {
@@ -104,7 +103,9 @@ def write_pipeline(
     if vae is not None:
         write_network(folder / "vae", vae, dtype, max_shard_size)
     if "scheduler" not in parts:
-        scheduler: Any = CogVideoXDPMScheduler(**_SCHEDULER_SETTINGS)
+        # Rotary positions tell the 5B model from the 2B one, whose noise levels are shifted.
+        shift = 1.0 if transformer.config["use_rotary_positional_embeddings"] else 3.0
+        scheduler: Any = CogVideoXDPMScheduler(**_SCHEDULER_SETTINGS, snr_shift_scale=shift)
         scheduler.save_pretrained(folder / "scheduler")
     index = {**index, "_diffusers_version": __version__}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -14,7 +14,7 @@ from torch import Tensor
 from .files import lazy_tensors, read_json, read_safetensors, read_torch_file, read_weights_folder
 from .lazy import LazyTensor, apply_rules_lazily
 from .lightning import find_checkpoint
-from .lora import Lora, find_lora
+from .lora import Lora, find_lora, others_than_lora
 from .networks import TRANSFORMER, VAE, check_fit, empty_model, find_class, transformer_config, vae_config
 from .sat import (
     TRANSFORMER_PREFIX,
@@ -42,8 +42,9 @@ _NETWORKS = re.compile(r"\w+Transformer3DModel|AutoencoderKL(CogVideoX|Wan)")
 class Source:
     """One network: its class, its settings and its tensors under the class's names, not read yet.
 
-    `path`: what messages name. `is_sat`: whether it came in SAT's names. `step`: of a run of ours. `lora`: in place of
-    `tensors` where only an adapter was trained; `base` then is the place of the weights that it adapts, if known.
+    `path`: what messages name. `is_sat`: whether it came in SAT's names. `step`: of a run of ours. `lora`: of a
+    run that trained adapters; `tensors` then are what it trained beside them, and `base` is the place of the weights
+    that they adapt, if known.
     `pipeline`: the folder of the whole pipeline, where `path` is part of one.
     """
 
@@ -153,7 +154,7 @@ def _read_run(path: Path, content: dict[str, Any], weights: str | None, paths: M
     model_class, step = find_class(denoiser["architecture"]), int(content["global_step"])
     lora = find_lora(path, tensors, OmegaConf.select(config, "model.lora") or {})
     if lora is not None:
-        return Source(path, model_class, {}, step=step, lora=lora, base=base)
+        return Source(path, model_class, {}, others_than_lora(tensors), step=step, lora=lora, base=base)
     if base is not None:
         below = read_source(base)
         settings, tensors = below.config, {**below.tensors, **tensors}  # frozen parts are not in the checkpoint
@@ -162,7 +163,7 @@ def _read_run(path: Path, content: dict[str, Any], weights: str | None, paths: M
     else:
         log.warning("%s is not here: the settings of the denoiser are taken from its shapes", denoiser["pretrained"])
         settings = _settings(path, transformer_config, tensors)
-    return _checked(Source(path, model_class, settings, tensors, step=step))
+    return checked(Source(path, model_class, settings, tensors, step=step))
 
 
 def _read_model_folder(folder: Path) -> Source:
@@ -171,7 +172,7 @@ def _read_model_folder(folder: Path) -> Source:
     if not _NETWORKS.fullmatch(name):
         raise ValueError(f"{folder} holds a {name}; {READ}")
     pipeline = folder.parent if (folder.parent / "model_index.json").is_file() else None
-    return _checked(Source(folder, find_class(name), config, read_weights_folder(folder), pipeline=pipeline))
+    return checked(Source(folder, find_class(name), config, read_weights_folder(folder), pipeline=pipeline))
 
 
 def _read_state_dict(path: Path, tensors: dict[str, LazyTensor]) -> Source:
@@ -187,12 +188,12 @@ def _read_state_dict(path: Path, tensors: dict[str, LazyTensor]) -> Source:
         vae = {name: tensor for name, tensor in tensors.items() if not name.startswith("loss.")}
         converted = vae_from_sat(vae)
         source = Source(path, find_class(VAE), _settings(path, vae_config, converted), converted, is_sat=True)
-        return _checked(source, vae, vae_to_sat)
+        return checked(source, vae, vae_to_sat)
     if any_begins("transformer_blocks.") and any_begins("patch_embed."):
         settings = _settings(path, transformer_config, tensors)
-        return _checked(Source(path, find_class(TRANSFORMER), settings, tensors))
+        return checked(Source(path, find_class(TRANSFORMER), settings, tensors))
     if any_begins("decoder.up_blocks.") and any_begins("encoder.down_blocks."):
-        return _checked(Source(path, find_class(VAE), _settings(path, vae_config, tensors), tensors))
+        return checked(Source(path, find_class(VAE), _settings(path, vae_config, tensors), tensors))
     raise ValueError(f"{path} holds neither a CogVideoX transformer nor its VAE (first tensor: {min(tensors)}); {READ}")
 
 
@@ -211,14 +212,14 @@ def _read_sat_transformer(path: Path, tensors: dict[str, LazyTensor]) -> Source:
 
     settings = _settings(path, transformer_config, converted, original)
     source = Source(path, find_class(TRANSFORMER), settings, converted, is_sat=True)
-    return _checked(source, own, _without_unused_table)
+    return checked(source, own, _without_unused_table)
 
 
 def _without_unused_table(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in transformer_to_sat(expected).items() if not key.endswith(UNUSED_TABLE)}
 
 
-def _checked(
+def checked(
     source: Source,
     found: Mapping[str, LazyTensor] | None = None,
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
@@ -246,7 +247,7 @@ def _settings(
     try:
         return derive(tensors, shape_of)
     except ValueError as error:
-        raise ValueError(f"{path} is not a whole CogVideoX network: {error}") from error
+        raise ValueError(f"{path} cannot be read as a CogVideoX network: {error}") from error
 
 
 def _content(folder: Path) -> list[str]:

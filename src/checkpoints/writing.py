@@ -78,6 +78,8 @@ def write_sat(folder: Path, source: Source, dtype: torch.dtype | None) -> None:
         save_torch_file(folder / SAT_VAE_FILE, "state_dict", vae_to_sat(tensors))
         return
     try:
+        if not source.config.get("use_rotary_positional_embeddings"):
+            raise ValueError("its positions are not rotary")
         rules = rules_to_sat(tensors)
     except ValueError as error:
         raise ValueError(

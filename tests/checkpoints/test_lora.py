@@ -112,7 +112,3 @@ def test_adapters_that_contradict_their_configuration_are_refused(tmp_path, trai
     path = write_run(tmp_path / "b.ckpt", trained, config={**settings, "model": {}})
     with pytest.raises(ValueError, match=r"has no model\.lora\.rank"):
         read_source(path)
-    both = {f"denoiser.{name}": value for name, value in trained.state_dict().items() if "base_layer" not in name}
-    path = write_run(tmp_path / "c.ckpt", trained, state_dict=both)
-    with pytest.raises(ValueError, match="beside its LoRA"):
-        read_source(path, "raw")

@@ -213,6 +213,13 @@ def test_sat_file_that_is_not_whole_is_refused_in_its_own_names(tmp_path, state_
         read_source(tmp_path / "a.pt")
 
 
+def test_bare_file_of_the_2b_model_is_refused(tmp_path):
+    model = tiny_transformer(num_attention_heads=30, attention_head_dim=64, num_layers=1)
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a\.safetensors .*1920 channels are those of CogVideoX-2B"):
+        read_source(tmp_path / "a.safetensors")
+
+
 def test_shards_that_are_missing_are_named(tmp_path, model):
     model.save_pretrained(tmp_path / "t", max_shard_size="20KB")
     gone = sorted((tmp_path / "t").glob("*.safetensors"))[1]
