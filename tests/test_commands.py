@@ -263,7 +263,7 @@ def test_adapters_are_trained_resumed_and_sampled_on_their_own_base(tmp_path, to
 
 
 def test_the_2b_backbone_trains_and_samples(tmp_path, toy_settings, capfd):
-    arguments = train(tmp_path / "two", toy_settings, "backbone=cogvideox_2b", "model.snr_shift_scale=3")
+    arguments = train(tmp_path / "two", toy_settings, "backbone=cogvideox_2b", "+model.process.snr_shift_scale=3")
     outcome = call(capfd, "train", *arguments, "trainer.max_steps=2", "model.trained=['*attn1*']")
     assert outcome.code == 0, outcome.error
     picture = write_picture(tmp_path / "me.png")
