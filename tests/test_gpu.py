@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from likeness.datamodules.video import get_reader
+
 from .conftest import run_command
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -30,6 +32,20 @@ def test_training_and_sampling_on_a_gpu(tmp_path, toy_settings, toy_world, preci
     assert sampled.returncode == 0, sampled.stderr
     records = [json.loads(line) for line in (tmp_path / "s" / "samples.jsonl").read_text().splitlines()]
     assert len(records) == 6
+
+
+def test_presets_for_small_cards_make_the_same_clips_on_a_gpu(tiny_run, toy_world, tmp_path):
+    pixels = {}
+    for memory in ("null", "24gb", "16gb", "8gb"):
+        output = tmp_path / memory
+        arguments = [f"ckpt={tiny_run}", f"inputs={toy_world / 'held_out.txt'}", "dtype=float32", "batch_size=1"]
+        done = run_command("sample", *arguments, f"memory={memory}", f"output={output}")
+        assert done.returncode == 0, done.stderr
+        data = (output / "clips" / "00000_0.mp4").read_bytes()
+        pixels[memory] = get_reader("pyav").read(data, range(9)).astype(float)
+    assert (pixels["24gb"] == pixels["null"]).all()
+    for memory in ("16gb", "8gb"):
+        assert abs(pixels[memory] - pixels["null"]).mean() < 1
 
 
 def test_gpu_and_cpu_draw_the_same_numbers():

@@ -144,7 +144,7 @@ class LogSamples(Callback):
                 log.warning("the last frames of %s become its reference picture (val/reference_copy)", path)
         counts = torch.stack([copies.nansum(), (~copies.isnan()).sum()]).to(pl_module.device)
         if trainer.world_size > 1:
-            counts = pl_module.all_gather(counts).sum(dim=0)
+            counts = torch.as_tensor(pl_module.all_gather(counts)).sum(dim=0)
         if counts[1]:
             pl_module.log("val/reference_copy", counts[0] / counts[1], batch_size=1)
 

@@ -17,9 +17,10 @@ def encode_once(model: VideoDiffusion, size: int = 64) -> None:
     Every prompt and every picture then goes through its encoder alone, so that a clip does not depend on the others of
     its batch. Of a picture the posterior is remembered: each clip draws its own sample of it.
     """
-    text_encoder, autoencoder = model.text_encoder, model.autoencoder
-    text_encoder.forward = RowsOnce(text_encoder.forward, str, size)  # type: ignore[method-assign]
-    autoencoder.posterior = RowsOnce(autoencoder.posterior, _digest, size)  # type: ignore[method-assign]
+    text_encoder: Any = model.text_encoder
+    autoencoder: Any = model.autoencoder
+    text_encoder.forward = RowsOnce(text_encoder.forward, str, size)
+    autoencoder.posterior = RowsOnce(autoencoder.posterior, _digest, size)
 
 
 class RowsOnce:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import nearest
 
@@ -32,7 +32,7 @@ class LoRA:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1): model.lora.dropout")
 
-    def apply(self, module: nn.Module) -> dict[str, Tensor]:
+    def apply(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Put the adapters into `module` and return their parameters by name (`LAYER.lora_A.default.weight`).
 
         Raises ValueError for a target that no layer has.

@@ -143,8 +143,9 @@ def test_requests_become_batches_of_the_same_tensors():
     )
     assert batch["caption"] == ["one", "two"]
     assert batch["reference_pixel_values"].shape == (2, 3, 2, 16, 24)
-    with pytest.raises(ValueError, match="give 1, 2 or 3"):
-        request_batch(conditions, [SampleRequest("none", [])])
+    assert request_batch(conditions, [SampleRequest("none", [])])["reference_pixel_values"].shape == (1, 3, 0, 16, 24)
+    with pytest.raises(ValueError, match="4 reference images were given for a clip: give at most 3"):
+        request_batch(conditions, [SampleRequest("four", [picture] * 4)])
 
 
 @pytest.mark.parametrize(

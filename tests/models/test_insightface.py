@@ -146,6 +146,12 @@ def test_faces_come_largest_first(analyzer):
     assert faces[0].area >= faces[1].area
 
 
+def test_models_keep_to_the_number_of_threads(root):
+    limited = InsightFaceAnalyzer(root=str(root), pack="made", det_size=128, num_threads=1)
+    for model in limited._analysis.models.values():
+        assert model.session.get_session_options().intra_op_num_threads == 1
+
+
 def test_missing_pack_says_what_to_download_and_where(tmp_path):
     with pytest.raises(ValueError, match=r"antelopev2/\*\.onnx.*non-commercial.*analyzer\.root"):
         InsightFaceAnalyzer(root=str(tmp_path))

@@ -14,7 +14,8 @@ class InsightFaceAnalyzer:
     """SCRFD detection at `det_size` pixels and ArcFace embeddings (512) of the pack `root/models/pack`.
 
     `pack`: antelopev2 (as Concat-ID), buffalo_l... `det_threshold`: least face score in (0, 1). `providers`: of
-    onnxruntime, best first. Raises ValueError where insightface or the pack is missing, with what to do.
+    onnxruntime, best first. `num_threads`: of each model, 0 for one for each core. Raises ValueError where insightface
+    or the pack is missing, with what to do.
     """
 
     embedding_dim = 512
@@ -27,6 +28,7 @@ class InsightFaceAnalyzer:
         det_size: int = 640,
         det_threshold: float = 0.5,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        num_threads: int = 0,
     ):
         folder = Path(root) / "models" / pack
         if not any(folder.glob("*.onnx")):
@@ -37,14 +39,21 @@ class InsightFaceAnalyzer:
                 "analyzer=toy"
             )
         try:
+            import onnxruntime
             from insightface.app import FaceAnalysis
         except ImportError as error:
             raise ValueError(
                 f"analyzer=insightface needs the extra `faces`: pip install 'likeness[faces]' ({error})"
             ) from error
         self.name = f"insightface/{pack}"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
         self._analysis = FaceAnalysis(
-            pack, root=root, allowed_modules=["detection", "recognition"], providers=list(providers)
+            pack,
+            root=root,
+            allowed_modules=["detection", "recognition"],
+            providers=list(providers),
+            sess_options=options,
         )
         self._analysis.prepare(
             ctx_id=0 if "CUDAExecutionProvider" in providers else -1,

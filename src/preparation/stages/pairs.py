@@ -113,7 +113,7 @@ class Pairs(SetStage):
         assert self.analyzer is not None
         rows, columns = image.shape[0] // 2, image.shape[1] // 2
         # Detectors miss faces that fill the picture, as they do in aligned crops.
-        return self.analyzer(image) or self.analyzer(np.pad(image, ((rows, rows), (columns, columns), (0, 0))))
+        return self.analyzer(image) or self.analyzer(np.pad(image, ((rows, rows), (columns, columns), (0, 0)), "edge"))
 
     def _choose(
         self, clips: dict[str, tuple[StoredSample, list[Pictures]]]
