@@ -37,31 +37,31 @@ def main(config: DictConfig) -> None:
     dtype = None if config.dtype is None else parse_dtype(config.dtype)
     source = read_source(config["from"], config.weights, config.paths)
     if config.merge_lora:
-        source = _merged(source, config.base)
+        source = _merged(source, config.base, dtype)
     chosen = _choose_format(source, config)
     _write(chosen, source, config, dtype)
     log.info("%s of %s in %s", chosen, source.path, config.to)
 
 
-def _merged(source: Source, base: str | None) -> Source:
+def _merged(source: Source, base: str | None, dtype: torch.dtype | None) -> Source:
     """Return `source` with its LoRA folded into the transformer of `base`, or into the one that it was trained on."""
     from .checkpoints.lora import merge_lora
     from .checkpoints.sources import checked, read_source
 
     if source.lora is None:
         raise ValueError(f"merge_lora=true, but {source.path} holds no LoRA")
-    place = base if base is not None and (Path(base) / "transformer").is_dir() else source.base
-    if place is None:
+    is_in_base = base is not None and (Path(base) / "transformer").is_dir()
+    below = read_source(base) if base is not None and is_in_base else source.start
+    if below is None:
         raise ValueError(
             "merge_lora=true needs the weights that the LoRA was trained on, which are not here: base=FOLDER"
         )
-    below = read_source(place)
     if below.model_class is not source.model_class:
         raise ValueError(
-            f"{place} holds a {below.model_class.__name__}, the LoRA is of a {source.model_class.__name__}"
+            f"{below.path} holds a {below.model_class.__name__}, the LoRA is of a {source.model_class.__name__}"
         )
     log.info("folding the LoRA into %s", below.path)
-    tensors = merge_lora(source.lora, {**below.tensors, **source.tensors}, below.path)
+    tensors = merge_lora(source.lora, {**below.tensors, **source.tensors}, below.path, dtype)
     return checked(replace(source, config=below.config, tensors=tensors, lora=None, pipeline=below.pipeline))
 
 

@@ -6,7 +6,10 @@ import os
 import pytest
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from likeness.checkpoints.lightning import find_checkpoint, read_checkpoint
@@ -82,6 +85,31 @@ def test_training_starts_from_a_published_sat_folder_and_its_run_becomes_a_pipel
     pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "p", torch_dtype=torch.bfloat16)
     expected = {name.removeprefix("denoiser."): tensor.bfloat16() for name, tensor in trained.items()}
     assert same(pipeline.transformer.state_dict(), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_run_of_the_lora_experiment_is_exported_as_adapters_and_whole(capfd, toy_settings, tmp_path):
+    settings = ("experiment=concat_id_lora", "debug=tiny", *toy_settings, f"paths.output_root={tmp_path}", "run_name=x")
+    outcome = call(capfd, "train", *settings, "trainer.max_steps=2", "~callbacks.log_samples")
+    assert outcome.code == 0, outcome.error
+    export(capfd, f"from={tmp_path}/x", "weights=raw", f"to={tmp_path}/lora")
+    export(capfd, f"from={tmp_path}/x", "weights=raw", "merge_lora=true", "dtype=float32", f"to={tmp_path}/full")
+    adapters = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    merged = CogVideoXTransformer3DModel.from_pretrained(tmp_path / "full").state_dict()
+    lora = read_checkpoint(find_checkpoint(tmp_path / "x"))["config"]["model"]["lora"]
+    name = "transformer_blocks.1.attn1.to_v"
+    difference = adapters[f"transformer.{name}.lora_B.weight"] @ adapters[f"transformer.{name}.lora_A.weight"]
+    start = instantiate_denoiser(tmp_path / "x").state_dict()
+    torch.testing.assert_close(
+        merged[f"{name}.weight"], start[f"{name}.weight"] + lora["alpha"] / lora["rank"] * difference
+    )
+    assert torch.equal(merged["proj_out.weight"], start["proj_out.weight"])
+
+
+def instantiate_denoiser(run):
+    """Return the denoiser that a run started from, made of the configuration in its checkpoint."""
+    config = OmegaConf.create(read_checkpoint(find_checkpoint(run))["config"])
+    return instantiate(config.backbone.denoiser, _convert_="all")
 
 
 def test_raw_weights_and_step_of_a_run_reach_its_sat_folder(capfd, tiny_run, tmp_path):

@@ -55,10 +55,13 @@ def others_than_lora(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]
     return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if not _LAYER.fullmatch(name)}
 
 
-def merge_lora(lora: Lora, tensors: Mapping[str, LazyTensor], place: Path) -> dict[str, LazyTensor]:
-    """Return `tensors`, read from `place`, with the adapters folded in: W + alpha / rank * B @ A, in W's dtype.
+def merge_lora(
+    lora: Lora, tensors: Mapping[str, LazyTensor], place: Path, dtype: torch.dtype | None = None
+) -> dict[str, LazyTensor]:
+    """Return `tensors`, read from `place`, with the adapters folded in: W + alpha / rank * B @ A.
 
-    The sum is taken in float32. Raises ValueError where a module is not there or of another shape.
+    The sum is taken in float32 and rounded once, to `dtype`; None: W's own. Raises ValueError where a module is not
+    there or of another shape.
     """
     merged = dict(tensors)
     for module in lora.modules:
@@ -71,7 +74,7 @@ def merge_lora(lora: Lora, tensors: Mapping[str, LazyTensor], place: Path) -> di
             )
 
         def fold(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-            return (weight.float() + lora.alpha / lora.rank * (up.float() @ down.float())).to(weight.dtype)
+            return (weight.float() + lora.alpha / lora.rank * (up.float() @ down.float())).to(dtype or weight.dtype)
 
         merged[name] = LazyTensor.made_by(fold, merged[name], down, up)
     return merged

@@ -1,5 +1,7 @@
 """Recognising what a place holds: a run of ours, SAT's or diffusers' files, whole or one network of them."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -43,8 +45,8 @@ class Source:
     """One network: its class, its settings and its tensors under the class's names, not read yet.
 
     `path`: what messages name. `is_sat`: whether it came in SAT's names. `step`: of a run of ours. `lora`: of a
-    run that trained adapters; `tensors` then are what it trained beside them, and `base` is the place of the weights
-    that they adapt, if known.
+    run that trained adapters; `tensors` then are what it trained beside them, and `start` is the network that they
+    adapt, if its weights are here.
     `pipeline`: the folder of the whole pipeline, where `path` is part of one.
     """
 
@@ -55,7 +57,7 @@ class Source:
     is_sat: bool = False
     step: int | None = None
     lora: Lora | None = None
-    base: str | None = None
+    start: Source | None = None
     pipeline: Path | None = None
 
     @property
@@ -148,22 +150,34 @@ def _read_run(path: Path, content: dict[str, Any], weights: str | None, paths: M
     config = OmegaConf.create(content["config"])
     if paths is not None:
         config.paths = OmegaConf.create(dict(paths))
+    start, step = _start(path, config), int(content["global_step"])
     denoiser: Any = OmegaConf.to_container(config.backbone.denoiser, resolve=True)
-    base = denoiser.get("pretrained")
-    base = base if base is not None and Path(base).exists() else None
-    model_class, step = find_class(denoiser["architecture"]), int(content["global_step"])
+    model_class = find_class(denoiser["architecture"]) if start is None else start.model_class
     lora = find_lora(path, tensors, OmegaConf.select(config, "model.lora") or {})
     if lora is not None:
-        return Source(path, model_class, {}, others_than_lora(tensors), step=step, lora=lora, base=base)
-    if base is not None:
-        below = read_source(base)
-        settings, tensors = below.config, {**below.tensors, **tensors}  # frozen parts are not in the checkpoint
-    elif denoiser.get("config"):
-        settings = denoiser["config"]
+        return Source(path, model_class, {}, others_than_lora(tensors), step=step, lora=lora, start=start)
+    if start is not None:
+        settings, tensors = start.config, {**start.tensors, **tensors}  # frozen parts are not in the checkpoint
     else:
         log.warning("%s is not here: the settings of the denoiser are taken from its shapes", denoiser["pretrained"])
         settings = _settings(path, transformer_config, tensors)
     return checked(Source(path, model_class, settings, tensors, step=step))
+
+
+def _start(path: Path, config: Any) -> Source | None:
+    """Return the denoiser that a run started from, or None where its weights are not here."""
+    from hydra.utils import instantiate
+
+    denoiser = config.backbone.denoiser
+    # Random weights are made as in training, from their seed; a network of our own only its own function knows.
+    if denoiser.get("config") is not None or "architecture" not in denoiser:
+        model = instantiate(denoiser, _convert_="all")
+        tensors = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
+        # Without the library's list of settings at their default, which is as old as the model.
+        settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        return Source(path, type(model), settings, tensors)
+    pretrained = denoiser.get("pretrained")
+    return read_source(pretrained) if pretrained is not None and Path(pretrained).exists() else None
 
 
 def _read_model_folder(folder: Path) -> Source:

@@ -79,7 +79,7 @@ def test_stock_pipeline_loads_the_adapters_at_their_scale(tmp_path, base, traine
 def test_merged_weights_compute_what_adapters_do(tmp_path, base, trained):
     base.save_pretrained(tmp_path / "base")
     source = read_source(write_run(tmp_path / "a.ckpt", trained, str(tmp_path / "base")), "raw")
-    below = read_source(source.base)
+    below = source.start
     merged = merge_lora(source.lora, below.tensors, below.path)
     full = tiny_transformer(7)
     full.load_state_dict({name: tensor.load() for name, tensor in merged.items()})

@@ -11,6 +11,7 @@ from likeness.checkpoints.lightning import AtomicCheckpointIO
 from likeness.checkpoints.networks import empty_model, find_class, transformer_config, vae_config
 from likeness.checkpoints.sat import transformer_from_sat, transformer_to_sat, vae_from_sat, vae_to_sat
 from likeness.checkpoints.sources import read_source
+from likeness.checkpoints.writing import write_network
 from likeness.models.loading import load_denoiser
 
 from ..conftest import REPOSITORY
@@ -324,6 +325,27 @@ def test_settings_of_a_run_whose_start_is_gone_come_from_its_shapes(tmp_path, mo
     assert "/gone is not here" in caplog.text
     with pytest.raises(ValueError, match="has no weight average: give weights=raw"):
         read_source(path, "ema")
+
+
+def test_denoiser_of_a_methods_own_is_built_as_in_training(tmp_path):
+    from likeness.models.denoisers.wan import ReferenceWanTransformer, load_wan
+
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "num_layers": 1}
+    settings = {"config": {**sizes, "text_dim": 8, "freq_dim": 8, "ffn_dim": 16}, "reference_modulation": "own"}
+    trained = {name: tensor + 1 for name, tensor in load_wan(**settings).state_dict().items()}
+    content = {
+        "state_dict": {f"denoiser.{name}": tensor for name, tensor in trained.items()},
+        "config": {
+            "backbone": {"denoiser": {"_target_": "likeness.models.denoisers.wan.load_wan", **settings}},
+            "model": {},
+        },
+        "global_step": 1,
+    }
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "a.ckpt")
+    source = read_source(tmp_path / "a.ckpt")
+    assert source.model_class is ReferenceWanTransformer
+    write_network(tmp_path / "t", source, None, "5GB")
+    assert same(load_wan(pretrained=str(tmp_path / "t"), reference_modulation="own").state_dict(), trained)
 
 
 def test_run_that_trained_more_than_the_denoiser_is_refused(tmp_path, model, state_dict):
