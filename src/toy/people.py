@@ -5,6 +5,7 @@ and mapped to pixels by one similarity transform, so that the ground truth (boxe
 """
 
 import colorsys
+import functools
 import math
 from dataclasses import dataclass
 
@@ -336,8 +337,13 @@ def _face_outline(person: Person) -> np.ndarray:
 
 
 def _ellipse(cx: float, cy: float, rx: float, ry: float, num_points: int = 24) -> np.ndarray:
+    return _circle(num_points) * (rx, ry) + (cx, cy)
+
+
+@functools.cache
+def _circle(num_points: int) -> np.ndarray:
     angles = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
-    return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _hair_color(rng: np.random.Generator) -> Color:
