@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := outputs/demo
+# Tests compute with small tensors, for which a second thread is no help: two processes of one thread each.
+WORKERS ?= 2
 TESTS ?= -m "not slow and not gpu and not slurm"
 
 .PHONY: demo test lint clean
@@ -22,13 +24,15 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py experiment=concat_id_toy run_name=demo ckpt=last trainer.max_steps=1500 trainer.val_check_interval=500
+	$(BIN)/python train.py experiment=concat_id_toy run_name=demo ckpt=last trainer.max_steps=900 trainer.val_check_interval=300
 	$(BIN)/python sample.py ckpt=$(DEMO) inputs=data/toy/held_out.txt num_videos=2 output=$(DEMO)/held_out
 	$(BIN)/python evaluate.py videos=$(DEMO)/held_out training=$(DEMO) title='Concat-ID on drawn people it has never seen'
+	@echo 'This was a short run. The whole one, python train.py experiment=concat_id_toy, reaches:'
+	@$(BIN)/python benchmarks/common.py learning_concat_id_toy
 	@echo 'Open $(DEMO)/held_out/evaluation/report.html'
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -37,14 +37,29 @@ def run(*command: str) -> None:
 
 def report(name: str, rows: list[dict[str, Any]], **notes: Any) -> None:
     """Print `rows` as a table and write them, with the machine and `notes`, to `results/NAME.json`."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0], title=name)
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+    show(rows, name)
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": machine(), **notes, "rows": rows}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(f"written to benchmarks/results/{name}.json")
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Print a result that is stored: python benchmarks/common.py learning_concat_id_toy."""
+    result = json.loads((RESULTS / f"{sys.argv[1]}.json").read_text())
+    minutes = "".join(f", {name.replace('_', ' ')} {result[name]:.1f}" for name in result if name.endswith("minutes"))
+    show(result["rows"], f"{sys.argv[1]} on {result['machine']['processor']}{minutes}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig
@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from likeness.checkpoints.lightning import find_checkpoint, read_checkpoint
+from likeness.datamodules.conditions import SampleRequest, request_batch
+from likeness.generation import load_run
+from likeness.models.draws import Draws
 
 from . import test_published_layout
 from .checkpoints.test_lora import write_run
@@ -75,7 +78,8 @@ def test_run_becomes_a_folder_that_trains_and_exports_again(capfd, tiny_run, tmp
 def test_training_starts_from_a_published_sat_folder_and_its_run_becomes_a_pipeline(capfd, weights, shards, tmp_path):
     sat, outputs = tmp_path / "sat", tmp_path / "outputs"
     export(capfd, f"from={weights}", f"to={sat}")
-    settings = (f"backbone.denoiser.pretrained={sat}", "~callbacks.log_samples", "trainer.max_steps=2")
+    settings = [f"backbone.denoiser.pretrained={sat}", "~callbacks.log_samples", "trainer.max_steps=2"]
+    settings += ["backbone.autoencoder.dtype=float32", "backbone.text_encoder.dtype=float32"]
     arguments = recipe(weights, shards, outputs, *settings, "callbacks.checkpoint.every_n_train_steps=2")
     outcome = call(capfd, "train", *arguments)
     assert outcome.code == 0, outcome.error
@@ -85,6 +89,40 @@ def test_training_starts_from_a_published_sat_folder_and_its_run_becomes_a_pipel
     pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "p", torch_dtype=torch.bfloat16)
     expected = {name.removeprefix("denoiser."): tensor.bfloat16() for name, tensor in trained.items()}
     assert same(pipeline.transformer.state_dict(), expected)
+    check_text_to_video(capfd, run, weights, tmp_path)
+
+
+@torch.no_grad()
+def check_text_to_video(capfd, run, weights, tmp_path):
+    """The stock pipeline and our own sampling, without references, make the same clip of the same noise."""
+    size, prompt, steps = {"num_frames": 9, "height": 32, "width": 48}, "a person, 1", 4
+    export(capfd, f"from={run}", "weights=raw", f"base={weights}", "dtype=float32", f"to={tmp_path}/stock")
+    pipeline = CogVideoXPipeline.from_pretrained(tmp_path / "stock", torch_dtype=torch.float32)
+    # The pipeline stretches positions to the size of pre-training; the published one samples at that size.
+    pipeline.transformer.register_to_config(sample_height=4, sample_width=6)
+    pipeline.scheduler = CogVideoXDDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+
+    model, conditions, _ = load_run(str(run), {"weights_dir": str(weights.parent)}, "raw")
+    draws = Draws([7])
+    settings = {"num_inference_steps": steps, "guidance_scale": 6.0}
+    ours = model.generate(
+        request_batch(conditions, [SampleRequest(prompt, [])]), draws, solver="ddim", **settings, **size
+    )
+    noise = draws.normal("noise", model.autoencoder.latent_shape(**size))
+    embeds = model.text_encoder([prompt])
+    stock = pipeline(
+        prompt_embeds=embeds,
+        negative_prompt_embeds=torch.zeros_like(embeds),
+        latents=noise.transpose(1, 2),
+        output_type="pt",
+        **settings,
+        **size,
+    ).frames
+    torch.testing.assert_close(pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)[0], embeds)
+    # Apart from the eps of the last norm (1e-5 there, 1e-6 here).
+    torch.testing.assert_close(ours.transpose(1, 2) / 2 + 0.5, stock, atol=2e-3, rtol=0)
+    assert stock.std() > 0.05
 
 
 @pytest.mark.filterwarnings("ignore")

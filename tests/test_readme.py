@@ -24,7 +24,13 @@ def test_command_composes(line, capfd):
 
 
 def test_there_are_commands_of_every_kind():
-    assert {line.split()[1] for line in COMMANDS} == {"train.py", "sample.py", "evaluate.py", "prepare.py"}
+    assert {line.split()[1] for line in COMMANDS} == {
+        "train.py",
+        "sample.py",
+        "evaluate.py",
+        "prepare.py",
+        "export.py",
+    }
 
 
 def test_make_targets_exist():

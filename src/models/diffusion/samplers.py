@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def ddim(
     from diffusers import CogVideoXDDIMScheduler
 
     num_timesteps = len(alphas_cumprod)
-    scheduler = CogVideoXDDIMScheduler(
+    scheduler: Any = CogVideoXDDIMScheduler(
         num_train_timesteps=num_timesteps,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
