@@ -51,7 +51,9 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     table = Table(*rows[0], title=title)
     for row in rows:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 130)  # without a terminal, rich takes 80 columns and breaks every heading
+    console.print(table)
 
 
 def main() -> None:
