@@ -19,14 +19,14 @@ COMMANDS = {
     "sample.py --help": ["sample.py", "--help"],
     "evaluate.py --help": ["evaluate.py", "--help"],
     "prepare.py --help": ["prepare.py", "--help"],
+    "export.py --help": ["export.py", "--help"],
 }
 
 
 def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(
-        6
-    ):  # in turn, so that a busy moment of the machine meets all of them; the first round warms the caches
+    # In turn, so that a busy moment of the machine meets all of them; the first round warms the caches.
+    for _ in range(6):
         for name, command in COMMANDS.items():
             start = time.monotonic()
             subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True)
