@@ -58,6 +58,12 @@ def test_learning_figures_are_those_of_the_benchmark():
         assert re.search(cells, TEXT), row
 
 
+def test_assignment_figures_are_those_of_the_benchmark():
+    rows = json.loads((REPOSITORY / "benchmarks" / "results" / "learning_concat_id_two_toy.json").read_text())["rows"]
+    for row in rows:
+        assert f"| {row['clips']} | {100 * row['assignment_accuracy']:.0f} % | {row['face_similarity']:.2f} |" in TEXT
+
+
 def test_step_ratio_is_that_of_the_benchmark():
     rows = json.loads((REPOSITORY / "benchmarks" / "results" / "train_step.json").read_text())["rows"]
     assert f"costs {rows[-1]['ratio']:.2f} times" in TEXT
