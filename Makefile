@@ -24,7 +24,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py experiment=concat_id_toy run_name=demo ckpt=last trainer.max_steps=1200 trainer.val_check_interval=400
+	$(BIN)/python train.py experiment=concat_id_toy run_name=demo ckpt=last trainer.max_steps=900 trainer.val_check_interval=300
 	$(BIN)/python sample.py ckpt=$(DEMO) inputs=data/toy/held_out.txt num_videos=2 output=$(DEMO)/held_out
 	$(BIN)/python evaluate.py videos=$(DEMO)/held_out training=$(DEMO) title='Concat-ID on drawn people it has never seen'
 	@echo 'This was a short run. The whole one, python train.py experiment=concat_id_toy, reaches:'

@@ -1,6 +1,5 @@
 """What is refused before anything heavy is imported: missing weights, missing data, a device that is not there."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,6 @@ def check_machine(config: DictConfig) -> None:
                 "trainer.accelerator=cpu, or install "
                 "a CUDA build of torch and check nvidia-smi"
             )
-
-
-def is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def _choice(config: DictConfig, group: str) -> Any:

@@ -120,8 +120,8 @@ def check_text_to_video(capfd, run, weights, tmp_path):
         **size,
     ).frames
     torch.testing.assert_close(pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)[0], embeds)
-    # Apart from the eps of the last norm (1e-5 there, 1e-6 here).
-    torch.testing.assert_close(ours.transpose(1, 2) / 2 + 0.5, stock, atol=2e-3, rtol=0)
+    # The eps of the last norm is 1e-5 there and 1e-6 here: 2.5e-5 of a pixel's range was measured.
+    torch.testing.assert_close(ours.transpose(1, 2) / 2 + 0.5, stock, atol=2e-4, rtol=0)
     assert stock.std() > 0.05
 
 

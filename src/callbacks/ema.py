@@ -1,7 +1,5 @@
 """Exponential moving average of the trained weights, used for validation and sampling."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -82,12 +80,3 @@ class EMA(Callback):
             current = parameter.detach().float().clone()
             parameter.copy_(self.average[name])
             self.average[name] = current
-
-    @contextmanager
-    def averaged(self, pl_module: VideoDiffusion) -> Iterator[None]:
-        """Run a block with the average in place of the weights."""
-        self._swap(pl_module)
-        try:
-            yield
-        finally:
-            self._swap(pl_module)

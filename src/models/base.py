@@ -5,7 +5,7 @@ Knows no method by name.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -252,7 +252,3 @@ def parameter_groups(parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]
     others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-def count_parameters(parameters: Iterable[Tensor]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
