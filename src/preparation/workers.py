@@ -1,16 +1,22 @@
 """Working on many clips at once, in processes that each build their own models."""
 
+from __future__ import annotations
+
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tools = TypeVar("Tools")
 
 _tools: Any = None
+_number = 0  # of this worker
 
 
 def map_in_workers(
@@ -42,6 +48,16 @@ def map_in_workers(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def worker_device(device: str = "auto") -> torch.device:
+    """Return the device of this process: for `auto`, the GPU that falls to this worker, or the CPU where there is none."""
+    import torch
+
+    if device != "auto":
+        return torch.device(device)
+    count = torch.cuda.device_count()
+    return torch.device("cuda", _number % count) if count else torch.device("cpu")
 
 
 def _start(build: Callable[[], Any]) -> None:

@@ -1,4 +1,8 @@
-"""One file a stage of `prepare.py`: what is done to samples on their way into shards."""
+"""One file a stage of `prepare.py`: what is done to samples on their way into shards.
+
+What a stage made of a sample is kept by later runs as long as the digest of its name, `version`, settings, `fingerprint`
+and `depends_on` stays the same. The settings in `NEUTRAL` have no part in it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,7 +13,24 @@ from ...datamodules.samples import BadSample, Sample
 from ..sources.shards import StoredSample
 
 
-class SampleStage(ABC):
+NEUTRAL = ("device", "batch_size", "num_threads")  # settings that change how long a stage takes, not what it makes
+
+
+class Stage(ABC):
+    """What all stages have. `version` is raised when the code of a stage makes something else than before."""
+
+    version: int = 1
+
+    def fingerprint(self) -> str:
+        """Return what the results depend on beside the settings, e.g. a hash of weights. Asked once a run."""
+        return ""
+
+    def depends_on(self, key: str) -> str:
+        """Return what the result for the sample `key` depends on beside the sample, e.g. a line of another file."""
+        return ""
+
+
+class SampleStage(Stage):
     """A stage that needs one sample at a time. It is built once in every worker process."""
 
     @abstractmethod
@@ -20,7 +41,20 @@ class SampleStage(ABC):
         """
 
 
-class SetStage(ABC):
+class BatchStage(Stage):
+    """A stage of a network, which is fast on many samples at once. It is built once in every worker process.
+
+    It computes on `workers.worker_device(device)`: with `device: auto`, the GPU of its process or else the CPU.
+    """
+
+    batch_size: int = 8
+
+    @abstractmethod
+    def run(self, samples: Sequence[Sample]) -> list[Sample | BadSample]:
+        """Return what takes the place of each of the at most `batch_size` samples, or why it is dropped."""
+
+
+class SetStage(Stage):
     """A stage that needs to know the whole set. `inspect` runs in worker processes, `plan` once, in the main process.
 
     Between the two, only what `inspect` returns is held in memory: no videos.
