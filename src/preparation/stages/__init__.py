@@ -1,11 +1,11 @@
 """One file a stage of `prepare.py`: what is done to samples on their way into shards.
 
-What a stage made of a sample is kept by later runs as long as the digest of its name, `version`, settings, `fingerprint`
-and `depends_on` stays the same. The settings in `NEUTRAL` have no part in it.
+What a stage made of a sample is kept by later runs as long as the digest of its class, `version`, settings,
+`fingerprint` and `depends_on` stays the same. The settings in `NEUTRAL` have no part in it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,13 +16,17 @@ from ..sources.shards import StoredSample
 NEUTRAL = ("device", "batch_size", "num_threads")  # settings that change how long a stage takes, not what it makes
 
 
-class Stage(ABC):
+class Stage:
     """What all stages have. `version` is raised when the code of a stage makes something else than before."""
 
     version: int = 1
 
-    def fingerprint(self) -> str:
-        """Return what the results depend on beside the settings, e.g. a hash of weights. Asked once a run."""
+    @classmethod
+    def fingerprint(cls, settings: Mapping[str, Any]) -> str:
+        """Return what the results depend on beside the `settings`, e.g. when a file that they name was written.
+
+        Asked in every run, before anything is built: it must be quick.
+        """
         return ""
 
     def depends_on(self, key: str) -> str:
@@ -30,7 +34,7 @@ class Stage(ABC):
         return ""
 
 
-class SampleStage(Stage):
+class SampleStage(Stage, ABC):
     """A stage that needs one sample at a time. It is built once in every worker process."""
 
     @abstractmethod
@@ -41,10 +45,11 @@ class SampleStage(Stage):
         """
 
 
-class BatchStage(Stage):
+class BatchStage(Stage, ABC):
     """A stage of a network, which is fast on many samples at once. It is built once in every worker process.
 
-    It computes on `workers.worker_device(device)`: with `device: auto`, the GPU of its process or else the CPU.
+    It computes on `workers.worker_device(device)`: with `device: auto`, the GPU of its process or else the CPU. It is
+    built in the main process as well, which does not run it: `__init__` checks what is there, weights are loaded later.
     """
 
     batch_size: int = 8
@@ -54,7 +59,7 @@ class BatchStage(Stage):
         """Return what takes the place of each of the at most `batch_size` samples, or why it is dropped."""
 
 
-class SetStage(Stage):
+class SetStage(Stage, ABC):
     """A stage that needs to know the whole set. `inspect` runs in worker processes, `plan` once, in the main process.
 
     Between the two, only what `inspect` returns is held in memory: no videos.
