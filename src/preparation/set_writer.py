@@ -139,10 +139,11 @@ class SetWriter:
         start = item.start or _exact_digest(item)
         first = self.run.level + (item.planned is not None)
 
-        def expect(before: str, number: int, key: str) -> str:
+        def expect(before: str, number: int, key: str, source: str) -> str:
             if number < first:
                 return item.planned or ""
-            return after(before, self.run.steps[number - first][1], self.stages[number - first].depends_on(key))
+            stage = self.stages[number - first]
+            return after(before, self.run.steps[number - first][1], stage.depends_on(key, source))
 
         found = history.find(start, self.run.level, first - self.run.level + len(self.run.steps), expect)
         task = Task(item.entry, item.key, start, item.planned)
