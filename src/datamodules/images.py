@@ -1,6 +1,8 @@
 """Fitting pictures and clips to the size of the model."""
 
 import io
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,3 +59,35 @@ def fit_and_pad(image: np.ndarray, height: int, width: int) -> Tensor:
     rows, columns = height - pixels.shape[-2], width - pixels.shape[-1]
     pixels = F.pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     return (pixels[0] * 2 - 1).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a source frame became a frame of the clip. All (height, width)."""
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    target: tuple[int, int]
+    top: int
+    left: int
+    flipped: bool = False
+
+
+class Transform(Protocol):
+    """Brings frames to the size of the clip."""
+
+    def __call__(
+        self, frames: np.ndarray, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Geometry]:
+        """Return `frames` (f h w 3 uint8) as (3 f height width) uint8, and how that was done."""
+        ...
+
+
+class CoverAndCrop:
+    """Concat-ID's: see `cover_and_crop`."""
+
+    def __call__(
+        self, frames: np.ndarray, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Geometry]:
+        size = (height, width)
+        return cover_and_crop(frames, height, width), Geometry(frames.shape[1:3], size, size, 0, 0)
