@@ -41,9 +41,11 @@ def check_sample(stored: StoredSample, reader: VideoReader, *, full: bool) -> tu
 def _info(info: Mapping[str, Any]) -> Iterator[Found]:
     if not info["caption"].strip():
         yield "no caption", "the caption is empty"
+    value: Any
     for name, kind in NUMBERS.items():
-        value: Any = info.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        value = info.get(name)
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
             yield "wrong json", f"{name} is {value!r}: a number above 0 is needed"
     if not isinstance(info.get("identities", []), list):
         yield "wrong json", "identities is not a list"

@@ -94,7 +94,7 @@ def _stages(prepared: Prepared) -> str:
     if not rows:
         return ""
     head = "<tr><th>stage<th class=number>samples in<th class=number>out<th class=number>difference</tr>"
-    note = "<p class=soft>Of the results that were made for this state of the set; those of earlier runs are not counted.</p>"
+    note = "<p class=soft>Of what was made for this state of the set; what came from earlier runs is not counted.</p>"
     return f"<h2>Stages</h2>{note}<table>{head}{rows}</table>"
 
 

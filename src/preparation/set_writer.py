@@ -21,12 +21,11 @@ from typing import Any
 import torch
 
 from ..datamodules.samples import BadSample
-from ..datamodules.shards import INDEX, write_atomically
+from ..datamodules.shards import INDEX, ShardFile, write_atomically, write_index
 from .digests import digest, stored_digest
 from .history import JOURNAL, RECORDS, Chunk, History, read_records, write_records
 from .layers import PREPARED
 from .progress import Display
-from .shard_file import ShardFile, write_index
 from .sources import SourceClip
 from .sources.shards import StoredSample
 from .stages import BatchStage, Entry, SampleStage

@@ -208,11 +208,13 @@ class PairedClip:
             for suffix, data in sample.members.items()
             if not suffix.startswith("face.") and suffix != MEMBER
         }
-        identities, number = [], 0
+        number = 0
+        identities: list[dict[str, Any]] = []
         vectors: dict[str, np.ndarray] = {}
         analyzers = set()
         for identity, references in zip(sample.info["identities"], self.references, strict=True):
-            suffixes, sources = [], []
+            suffixes: list[str] = []
+            sources: list[dict[str, Any]] = []
             for reference in references:
                 made, embeddings = _picture_members(reference, number)
                 members |= made
