@@ -10,8 +10,14 @@ EBML = bytes.fromhex("1a45dfa3")
 
 
 def check_whole(data: bytes) -> None:
-    """Raise BadSample where `data`, an mp4 or a Matroska file, ends before the length that it declares."""
-    declared = _boxes_end(data) if data[4:8] == b"ftyp" else _segment_end(data) if data[:4] == EBML else None
+    """Raise BadSample where `data`, an mp4, Matroska or avi file, ends before the length that it declares."""
+    declared = None
+    if data[4:8] == b"ftyp":
+        declared = _boxes_end(data)
+    elif data[:4] == EBML:
+        declared = _segment_end(data)
+    elif data[:4] == b"RIFF":
+        declared = 8 + int.from_bytes(data[4:8], "little")
     if declared is not None and declared > len(data):
         raise BadSample("truncated video", f"the file has {len(data):,} bytes of {declared:,}")
 

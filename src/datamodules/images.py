@@ -121,7 +121,7 @@ class Transform(Protocol):
 
 
 class CoverAndCrop:
-    """Scaled to cover the size, cut in the middle; bicubic with antialiasing. Source: Concat-ID code, `data_video.py`."""
+    """Scaled to cover the size, cut in the middle; bicubic, antialiased. Source: Concat-ID code, `data_video.py`."""
 
     def __call__(
         self, frames: np.ndarray, height: int, width: int, rng: np.random.Generator

@@ -1,7 +1,7 @@
 """Resizing clips with the arithmetic of `torch.nn.functional.interpolate` on floats, at a quarter of its time.
 
-Resizing is linear along each axis: a matrix with a few weights around its diagonal. Blocks of it are multiplied, only for
-the rows and columns that the crop keeps, and only one frame at a time is held as floats.
+Resizing is linear along each axis: a matrix with a few weights around its diagonal. Blocks of it are multiplied, only
+for the rows and columns that the crop keeps, and only one frame at a time is held as floats.
 """
 
 from collections.abc import Iterator

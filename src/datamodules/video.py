@@ -1,7 +1,7 @@
 """Video decoding behind one interface: `get_reader("pyav")`, `get_reader("decord")` or `get_reader("torchcodec")`.
 
 Frame i is the i-th one shown, for every reader, whatever its time. What the readers do with awkward files (each line is
-tested in `tests/datamodules/test_readers.py`; a refusal is a BadSample that says what to change):
+tested in `tests/datamodules/test_video.py`; a refusal is a BadSample that says what to change):
 
 | file | pyav | decord | torchcodec |
 |---|---|---|---|
@@ -12,11 +12,13 @@ tested in `tests/datamodules/test_readers.py`; a refusal is a BadSample that say
 | AV1 | yes | refused: no decoder | yes |
 | hidden by an edit list, cut between key frames, without times | yes | refused | refused |
 | avi, mpegts, raw streams; VP8 | yes, read from the start | refused | refused |
-| open groups of pictures | yes | refused: seeks wrong | as pyav |
+| open groups of pictures: H.264 (HEVC) | yes | refused: seeks wrong | refused (as pyav) |
+| several video streams: FFmpeg's best | yes | refused: another one | as pyav |
 | truncated, empty, garbage, no video stream, changing size | refused | refused | refused |
 | png, jpg, webp, gif: one frame, upright as EXIF says | yes | as pyav | as pyav |
 | above MAX_PIXELS a frame, MAX_BYTES a clip | refused | refused | refused |
 
+A truncated mpegts or raw stream cannot be told from a short one.
 Other colours: each library interpolates 4:2:0 chroma in its own way where FFmpeg has no exact fast path.
 """
 

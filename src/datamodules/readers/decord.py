@@ -45,8 +45,12 @@ def _accepted(data: bytes) -> Survey:
     seen = survey(data, "decord")
     if seen.turned:
         raise BadSample("turned video", "decord garbles videos with rotation metadata: use datamodule.reader=pyav")
-    if seen.open_groups:
+    if seen.codec == "av1":
+        raise BadSample("not for decord", "it has no AV1 decoder: use reader=pyav")
+    if seen.open_groups or seen.has_recovery_points:
         raise refusal("frames refer across key frames", "decord")
+    if seen.num_streams > 1:
+        raise refusal(f"there are {seen.num_streams} video streams", "decord")
     return seen
 
 
@@ -67,4 +71,5 @@ def _decord_errors() -> Iterator[None]:
     try:
         yield
     except (decord.DECORDError, RuntimeError) as error:
-        raise BadSample("unreadable video", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadSample("unreadable video", f"{line}: reader=pyav may read it") from error

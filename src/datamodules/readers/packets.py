@@ -48,13 +48,27 @@ class OpenVideo:
             if packet.size:
                 yield packet
 
+    def _has_lengths(self) -> bool:
+        """False for H.264 as in a raw stream (start codes instead of an avcC header), which mp4 does not allow."""
+        is_h264 = self.decoder.codec.canonical_name == "h264"
+        return not is_h264 or (self.decoder.extradata or b"")[:1] == b"\x01"
+
+    def is_entry(self, packet: Any) -> bool:
+        """Return whether what follows `packet` can be decoded without what lies before it.
+
+        Not every H.264 key frame is one: after a recovery point (open groups, intra refresh) pictures may be partial.
+        """
+        if not packet.is_keyframe or self.decoder.codec.canonical_name != "h264":
+            return packet.is_keyframe
+        return 5 in _nal_types(bytes(packet), (self.decoder.extradata[4] & 3) + 1)
+
     def why_untimed(self, packets: list[Any]) -> str | None:
         """Return why the frames cannot be told apart by the times of `packets`, None where they can."""
         times = [packet.pts for packet in packets]
-        if self.container.format.name not in TIMED_FORMATS:
+        if self.container.format.name not in TIMED_FORMATS or not self._has_lengths():
             return f"{self.container.format.name} has no reliable frame times"
-        if self.decoder.name not in TIMED_CODECS and self.stream.codec_context.codec.canonical_name not in TIMED_CODECS:
-            return f"{self.decoder.name} can hide frames"
+        if self.decoder.codec.canonical_name not in TIMED_CODECS:
+            return f"{self.decoder.codec.canonical_name} can hide frames"
         if None in times or len(set(times)) < len(times):
             return "frames have no time, or two the same"
         if any(packet.is_discard for packet in packets):
@@ -62,6 +76,14 @@ class OpenVideo:
         if not packets or not packets[0].is_keyframe or min(times) < times[0]:
             return "the file starts between two key frames"
         return None
+
+
+def _nal_types(packet: bytes, length_size: int) -> Iterator[int]:
+    """Yield the types of the units in an H.264 packet (ISO/IEC 14496-15, 5.3: each behind its length)."""
+    place = 0
+    while place + length_size < len(packet):
+        yield packet[place + length_size] & 31
+        place += length_size + int.from_bytes(packet[place : place + length_size], "big")
 
 
 @contextmanager

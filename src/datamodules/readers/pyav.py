@@ -77,7 +77,7 @@ def _read_by_time(video: OpenVideo, packets: list[Any], indices: Sequence[int]) 
     if max(indices) >= len(times):
         raise past_end(indices, len(times))
     clip, wanted = _Clip(indices), {times[index]: index for index in set(indices)}
-    for first, last in _runs(packets, wanted):
+    for first, last in _runs(video, packets, wanted):
         for frame in _decoded(video, packets[first : last + 1], wanted):
             if frame.pts in wanted:
                 if frame.is_corrupt:
@@ -86,16 +86,16 @@ def _read_by_time(video: OpenVideo, packets: list[Any], indices: Sequence[int]) 
     return None if clip.missing else clip.frames
 
 
-def _runs(packets: list[Any], wanted: dict[int, int]) -> list[tuple[int, int]]:
+def _runs(video: OpenVideo, packets: list[Any], wanted: dict[int, int]) -> list[tuple[int, int]]:
     """Return (first, last) of the stretches of `packets` that must be decoded to see the frames at `wanted` times."""
     runs: list[tuple[int, int]] = []
-    keys: list[int] = []
+    entries: list[int] = []
     for place, packet in enumerate(packets):
-        if packet.is_keyframe:
-            keys.append(place)
+        if video.is_entry(packet):
+            entries.append(place)
         if packet.pts in wanted:
-            # A frame shown before its own key frame refers to the group of pictures before.
-            first = next((key for key in reversed(keys) if packets[key].pts <= packet.pts), 0)
+            # A frame shown before its own key frame refers to the group of pictures before that.
+            first = next((entry for entry in reversed(entries) if packets[entry].pts <= packet.pts), 0)
             while runs and runs[-1][1] + 1 >= first:
                 first = min(first, runs.pop()[0])
             runs.append((first, place))

@@ -10,7 +10,8 @@ from .packets import open_video, turn
 class Survey:
     """`num_frames`, `fps`, `codec` of a video. `turned`: its matrix asks for a turn; `mirrored`: for a mirror image.
 
-    `open_groups`: some frame refers to a group of pictures before its own.
+    `open_groups`: some frame is shown before the key frame that it follows. `has_recovery_points`: a decoder that
+    starts at some key frame gives partial pictures for a while. `num_streams`: of video.
     """
 
     num_frames: int
@@ -19,6 +20,9 @@ class Survey:
     turned: bool
     mirrored: bool
     open_groups: bool
+    has_recovery_points: bool
+    num_streams: int
+    stream_index: int
 
 
 def survey(data: bytes, reader: str) -> Survey:
@@ -39,12 +43,15 @@ def survey(data: bytes, reader: str) -> Survey:
             turned=how is not None,
             mirrored=how is not None and sum(how) % 2 == 1,
             open_groups=_has_open_groups(packets),
+            has_recovery_points=any(packet.is_keyframe and not video.is_entry(packet) for packet in packets),
+            num_streams=len(video.container.streams.video),
+            stream_index=video.stream.index,
         )
 
 
 def refusal(reason: str, reader: str) -> BadSample:
-    """Return the error for a file that `reader` shows wrong."""
-    return BadSample(f"not for {reader}", f"{reason}, {reader} may show wrong frames: use reader=pyav")
+    """Return the error for a file that `reader` does not show, or shows wrong."""
+    return BadSample(f"not for {reader}", f"{reason}, with which {reader} cannot be trusted: use reader=pyav")
 
 
 def _has_open_groups(packets: list) -> bool:

@@ -47,13 +47,15 @@ def _accepted(data: bytes) -> Survey:
     seen = survey(data, "torchcodec")
     if seen.mirrored:
         raise refusal("the file asks for a mirror image", "torchcodec")
+    if seen.has_recovery_points:
+        raise refusal("frames refer across key frames", "torchcodec")
     return seen
 
 
 def _open(data: bytes, seen: Survey) -> Any:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    decoder = VideoDecoder(data, stream_index=seen.stream_index, dimension_order="NHWC", num_ffmpeg_threads=1)
     if len(decoder) != seen.num_frames:
         raise refusal(f"{len(decoder)} frames were found where the file lists {seen.num_frames}", "torchcodec")
     return decoder
@@ -67,4 +69,5 @@ def _errors() -> Iterator[None]:
     except (RuntimeError, IndexError, ValueError) as error:
         if isinstance(error, BadSample):
             raise
-        raise BadSample("unreadable video", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadSample("unreadable video", f"{line}: reader=pyav may read it") from error
