@@ -185,7 +185,7 @@ def scan(path: Path) -> Iterator[StoredSample]:
                     yield held
                     held = None
                 spans = {} if held is None else dict(held.spans)
-                held = StoredSample(found[1], str(path), {**spans, found[2]: (member.offset_data, member.size)})
+                held = StoredSample(found[1], str(path), {**spans, found[2].lower(): (member.offset_data, member.size)})
     except (tarfile.TarError, OSError, EOFError):
         return
     if held is not None and not re.match(r"salvaged", path.name):

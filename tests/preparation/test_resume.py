@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from likeness.datamodules.samples import BadSample
-from likeness.datamodules.shards import list_shards, read_shard
+from likeness.datamodules.shards import list_shards
 from likeness.preparation.pipeline import Pipeline
 from likeness.preparation.sources.shards import ShardFolder
 from likeness.preparation.sources.video_folder import VideoFolder
 from likeness.preparation.stages import BatchStage, SampleStage
 
-from ..conftest import REPOSITORY, clip_sample, drawn_video, write_mp4, write_shards
+from ..conftest import REPOSITORY, clip_sample, drawn_video, read_shard, write_mp4, write_shards
 
 HERE = "tests.preparation.test_resume"
 
@@ -164,7 +164,9 @@ def test_a_new_a_changed_and_a_removed_clip_touch_only_themselves(videos, tmp_pa
     assert [line["reason"] for line in result.dropped] == ["refused"]
     fresh = tmp_path / "fresh"
     prepare(videos, fresh, stages)
-    assert samples(output) == {key: {**raw, "__url__": samples(output)[key]["__url__"]} for key, raw in samples(fresh).items()}
+    assert samples(output) == {
+        key: {**raw, "__url__": samples(output)[key]["__url__"]} for key, raw in samples(fresh).items()
+    }
     assert len(list(output.glob("*.tar"))) == len(list_shards(output)) == 3
     assert len(list(output.glob("*.samples.json"))) == 3
 
@@ -174,13 +176,13 @@ def test_a_changed_setting_redoes_only_its_stage_and_those_after_it(videos, tmp_
     stages = {"a": note(log, "a", refuse="v2"), "b": note(log, "b"), "c": note(log, "c")}
     prepare(videos, output, stages)
     calls(log)
-    changed = {**stages, "b": note(log, "B", refuse="v6")}
+    changed = {**stages, "b": note(log, "d", refuse="v6")}
     result = prepare(videos, output, changed)
-    assert Counter(line[0] for line in calls(log)) == {"B": 6, "c": 5}
+    assert Counter(line[0] for line in calls(log)) == {"d": 6, "c": 5}
     assert Counter(line["reason"] for line in result.dropped) == {"refused": 2}
     for raw in samples(output).values():
-        assert json.loads(raw["json"])["caption"].endswith(" a B c")
-        assert raw["note.txt"] == b"c" and {"a.txt", "B.txt", "c.txt"} <= raw.keys() and "b.txt" not in raw
+        assert json.loads(raw["json"])["caption"].endswith(" a d c")
+        assert raw["note.txt"] == b"c" and {"a.txt", "d.txt", "c.txt"} <= raw.keys() and "b.txt" not in raw
     prepare(videos, output, {"a": stages["a"]})
     assert calls(log) == ["a v6"]  # it was dropped, so that nothing of it was left
     for raw in samples(output).values():
@@ -245,7 +247,10 @@ def test_a_failing_batch_loses_only_the_sample_that_is_to_blame(videos, tmp_path
 
 
 def test_a_worker_that_dies_costs_only_its_clip(videos, tmp_path):
-    stages = {"crash": {"_target_": f"{HERE}.Crash", "bad": "v3"}, "net": {"_target_": f"{HERE}.Batches", "log": "/dev/null"}}
+    stages = {
+        "crash": {"_target_": f"{HERE}.Crash", "bad": "v3"},
+        "net": {"_target_": f"{HERE}.Batches", "log": "/dev/null"},
+    }
     result = prepare(videos, tmp_path / "out", stages, num_workers=2)
     assert [(line["reason"], line["key"][:2]) for line in result.dropped] == [("worker died", "v3")]
     assert "exit code 7" in result.dropped[0]["detail"]
@@ -256,7 +261,7 @@ def test_a_worker_that_dies_costs_only_its_clip(videos, tmp_path):
 def test_two_preparations_of_one_folder_at_once_are_refused(videos, tmp_path):
     code = f"""
 import fcntl, time
-stream = open({str(tmp_path / 'out' / '.unfinished' / 'lock')!r}, "w")
+stream = open({str(tmp_path / "out" / ".unfinished" / "lock")!r}, "w")
 fcntl.flock(stream, fcntl.LOCK_EX)
 print("locked", flush=True)
 time.sleep(60)
