@@ -30,6 +30,11 @@ def stage_digest(settings: Mapping[str, Any]) -> str:
     return digest(_effective(settings), stage.version, stage.fingerprint(settings))
 
 
+def stage_inputs(settings: Mapping[str, Any]) -> str:
+    """Return when the files that a stage reads beside the samples were written."""
+    return locate(settings["_target_"], "stages").inputs(settings)
+
+
 def _effective(settings: Any) -> Any:
     if isinstance(settings, Mapping):
         return {key: _effective(value) for key, value in settings.items() if key not in NEUTRAL}

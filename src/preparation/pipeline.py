@@ -17,7 +17,7 @@ from typing import Any
 from ..config import locate
 from ..datamodules.samples import BadSample
 from ..datamodules.shards import INDEX
-from .digests import choose_keys, clip_digest, digest, quick_digest, stage_digest, stored_digest
+from .digests import choose_keys, clip_digest, digest, quick_digest, stage_digest, stage_inputs, stored_digest
 from .history import RECORDS, Chunk, read_records
 from .layers import PREPARED
 from .progress import Display
@@ -98,7 +98,9 @@ class Pipeline:
         )
         items = self._items(entries)
         self.digests = {name: stage_digest(settings) for name, settings in self.settings.items()}
-        name = digest([(item.key, item.quick) for item in items], list(self.digests.values()), self.samples_per_shard)
+        self.inputs = {name: stage_inputs(settings) for name, settings in self.settings.items()}
+        stages = [list(self.digests.values()), list(self.inputs.values())]
+        name = digest([(item.key, item.quick) for item in items], stages, self.samples_per_shard)
         head, chunks = read_records(self.output / RECORDS)
         self._refuse_foreign(head)
         if head.get("run") == name and self._is_whole(chunks):
@@ -203,6 +205,7 @@ class Pipeline:
                 state.set_number,
                 state.set_stage,
                 self.gives_captions,
+                digest([self.inputs[name] for name in names]),
             ),
             stages=[self.stages[name] for name in names],
             build=self._builder(names),

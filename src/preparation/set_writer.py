@@ -118,7 +118,7 @@ class SetWriter:
         return self.folder / UNFINISHED
 
     def _chunk_digest(self, part: Sequence[Item]) -> str:
-        return digest([(item.key, item.quick, item.planned) for item in part], self.run.steps, self.run.level)
+        return digest([(item.key, item.quick, item.planned) for item in part], self.run.steps, self.run.inputs)
 
     def _known(self) -> dict[str, Chunk]:
         """Return the chunks that are there, by digest."""

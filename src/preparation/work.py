@@ -48,7 +48,8 @@ class Task:
 class Pass:
     """The stages of one pass over the data: `steps` are their names and digests, the first is number `level`.
 
-    `set_number`: how many sets were written before this one; `gives_captions`: clips may come without.
+    `set_number`: how many sets were written before this one; `gives_captions`: clips may come without;
+    `inputs`: a digest of what the stages read beside the samples.
     """
 
     reader: str
@@ -57,6 +58,7 @@ class Pass:
     set_number: int = 0
     set_stage: str | None = None
     gives_captions: bool = False
+    inputs: str = ""
 
 
 @dataclass
@@ -131,7 +133,7 @@ def lost(run: Pass, bunch: Sequence[Task], cause: str) -> list[Outcome]:
     problem = BadSample("worker died", f"the process that worked on it ended ({cause}), twice")
     tracks = [_Track(replace(task, stored=(), dropped=())) for task in bunch]
     for track in tracks:
-        piece, planned = Piece(_nothing(track.task), track.task.start), track.task.planned
+        piece, planned = _lost_piece(run, track.task), track.task.planned
         if planned is not None:
             piece = piece.then(piece.sample, planned, is_only=True)
         for _, step in run.steps:  # whatever changes, it is to be tried again
@@ -161,9 +163,9 @@ def _begin(run: Pass, task: Task) -> _Track:
     try:
         track.pieces = [_load(run, task)]
     except BadSample as problem:
-        track.drop(Piece(_nothing(task), task.start), problem, task.planned)
+        track.drop(_lost_piece(run, task), problem, task.planned)
     except Exception as error:
-        track.drop(Piece(_nothing(task), task.start), _failure(run.set_stage or READ, error), task.planned)
+        track.drop(_lost_piece(run, task), _failure(run.set_stage or READ, error), task.planned)
     track.count(run.set_stage or READ, 1, len(track.pieces))
     return track
 
@@ -193,8 +195,9 @@ def _foreign(sample: Sample) -> Sample:
     return replace(sample, info=info)
 
 
-def _nothing(task: Task) -> Sample:
-    return Sample(task.key, "", {})
+def _lost_piece(run: Pass, task: Task) -> Piece:
+    """Return what stands for a sample that could not be made, for the report."""
+    return Piece(Sample(task.key, "", {}), task.start, [{"digest": "", "key": task.key}] * run.level)
 
 
 def _run_one(stage: SampleStage, name: str, sample: Sample) -> list[Sample] | BadSample:
@@ -247,7 +250,8 @@ def _advance(track: _Track, piece: Piece, result: list[Sample] | BadSample, name
 
 def _finish(run: Pass, track: _Track) -> Outcome:
     task, kept = track.task, len(track.pieces)
-    sets = [task.start, digest(task.start, task.planned, run.steps), kept, len(track.dropped)]
+    name = digest(run.steps, [piece.digest for piece in track.pieces], [line["key"] for line in track.dropped])
+    sets = [task.start, name, kept, len(track.dropped)]
     outcome = Outcome(counts=track.counts, is_reused=task.is_reused)
     for line in track.dropped:
         prepared = line[PREPARED]

@@ -145,19 +145,19 @@ class _Pool:
         # Results hold whole videos: no more of them are made ahead than keep every process busy.
         limit, is_over = 4 * len(self.workers), False
         while True:
-            for worker in sorted(self.workers, key=lambda worker: len(worker.jobs)):
-                while len(worker.jobs) < AHEAD:
-                    if again:
-                        worker.give(again.popleft())
-                        continue
-                    if is_over or len(ahead) >= limit:
-                        break
-                    try:
-                        ahead.append(_Job(next(items)))
-                    except StopIteration:
-                        is_over = True
-                        break
-                    worker.give(ahead[-1])
+            while True:
+                worker = min(self.workers, key=lambda worker: len(worker.jobs))
+                if len(worker.jobs) >= AHEAD or not (again or (len(ahead) < limit and not is_over)):
+                    break
+                if again:
+                    worker.give(again.popleft())
+                    continue
+                try:
+                    ahead.append(_Job(next(items)))
+                except StopIteration:
+                    is_over = True
+                    break
+                worker.give(ahead[-1])
             if not ahead:
                 return
             if ahead[0].is_finished:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,9 @@ import pytest
 from likeness.datamodules.samples import BadSample
 from likeness.datamodules.shards import list_shards
 from likeness.preparation.pipeline import Pipeline
-from likeness.preparation.sources.shards import ShardFolder
+from likeness.preparation.sources.shards import ShardFolder, StoredSample
 from likeness.preparation.sources.video_folder import VideoFolder
-from likeness.preparation.stages import BatchStage, SampleStage
+from likeness.preparation.stages import BatchStage, Rejected, SampleStage, SetStage
 
 from ..conftest import REPOSITORY, clip_sample, drawn_video, read_shard, write_mp4, write_shards
 
@@ -67,6 +67,53 @@ class Batches(BatchStage):
         if any(self.bad in sample.key for sample in samples):
             raise RuntimeError("out of something")
         return [BadSample("ill", sample.key) if self.ill in sample.key else sample for sample in samples]
+
+
+@dataclass(frozen=True)
+class WithPartner:
+    """A clip with the caption of another one in its own."""
+
+    base: StoredSample
+    partner: StoredSample
+
+    @property
+    def place(self):
+        return self.base.place
+
+    @property
+    def video(self):
+        return self.base.video
+
+    def fingerprint(self, digests):
+        return digests[self.partner.key]
+
+    def load(self):
+        sample = self.base.load()
+        partner = self.partner.read().info["caption"].split()[1]
+        info = {**sample.info, "caption": f"{sample.info['caption']} +{partner}"}
+        return replace(sample, info=info, members={**sample.members, "note.txt": b"pair"})
+
+
+class Partners(SetStage):
+    """Pairs each clip with the next one in the order of keys; those with `without` in their key are left out."""
+
+    def __init__(self, *, log: str, without: str = "!", colour: str = ""):
+        self.log, self.without = log, without
+
+    def inspect(self, stored):
+        with open(self.log, "a") as stream:
+            stream.write(f"look {stored.key}\n")
+        if "v0" in stored.key:
+            raise BadSample("unwanted", stored.key)
+        return stored.key
+
+    def plan(self, stored, known):
+        ordered = sorted(stored, key=lambda one: one.key)
+        partners = dict(zip([one.key for one in ordered], [*ordered[1:], *ordered[:1]], strict=True))
+        return [
+            Rejected(one, "no partner", one.key) if self.without in one.key else WithPartner(one, partners[one.key])
+            for one in stored
+        ]
 
 
 class Crash(SampleStage):
@@ -203,6 +250,40 @@ def test_a_stage_that_splits_clips_can_be_continued_from(videos, tmp_path):
     assert Counter(line[0] for line in calls(log)) == {"b": 12}
 
 
+def paired(log, **settings):
+    partners = {"_target_": f"{HERE}.Partners", "log": str(log), **settings}
+    return {"a": note(log, "a", refuse="v2"), "pairs": partners, "b": note(log, "b")}
+
+
+def test_a_stage_of_the_whole_set_redoes_only_the_clips_that_it_changes(videos, tmp_path):
+    log, output = tmp_path / "log", tmp_path / "out"
+    result = prepare(videos, output, paired(log, without="v4"))
+    reasons = Counter(line["reason"] for line in result.dropped)
+    assert reasons == {"refused": 1, "unwanted": 1, "no partner": 1} and result.num_kept == 4
+    assert result.counts["a"] == [7, 6] and result.counts["pairs"] == [5, 4]
+    calls(log)
+    assert not prepare(videos, output, paired(log, without="v4")).is_new and calls(log) == []
+    assert not (output / ".stages").exists()
+    result = prepare(videos, output, paired(log, without="v4", colour="x"))  # the same pairs come out
+    counted = Counter(line.split()[0] for line in calls(log))
+    assert counted == {"a": 2, "look": 6}  # v0 and v4 left nothing behind that could be used again
+    add_video(videos, "v7", 7)  # becomes the partner of v6
+    result = prepare(videos, output, paired(log, without="v4"), keep_stages=True)
+    lines = calls(log)
+    assert [line for line in lines if line[0] == "b"] == ["b v6", "b v7"]
+    assert result.num_kept == len(samples(output)) == 5
+    captions = [json.loads(raw["json"])["caption"] for raw in samples(output).values()]
+    assert captions == [
+        "video v1 a +v3 b",
+        "video v3 a +v4 b",
+        "video v5 a +v6 b",
+        "video v6 a +v7 b",
+        "video v7 a +v1 b",
+    ]
+    assert prepare(videos, output, paired(log, without="v3"), keep_stages=True).num_kept == 5
+    assert [line for line in calls(log) if "look" not in line] == ["b v4"]  # with stages kept, nothing is lost
+
+
 def test_another_sources_shards_and_foreign_ones_are_refused(videos, tmp_path):
     output = tmp_path / "out"
     prepare(videos, output, {})
@@ -247,10 +328,7 @@ def test_a_failing_batch_loses_only_the_sample_that_is_to_blame(videos, tmp_path
 
 
 def test_a_worker_that_dies_costs_only_its_clip(videos, tmp_path):
-    stages = {
-        "crash": {"_target_": f"{HERE}.Crash", "bad": "v3"},
-        "net": {"_target_": f"{HERE}.Batches", "log": "/dev/null"},
-    }
+    stages = {"crash": {"_target_": f"{HERE}.Crash", "bad": "v3"}}
     result = prepare(videos, tmp_path / "out", stages, num_workers=2)
     assert [(line["reason"], line["key"][:2]) for line in result.dropped] == [("worker died", "v3")]
     assert "exit code 7" in result.dropped[0]["detail"]
@@ -281,7 +359,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.preparation.test_resume import note, prepare
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), {"a": note(sys.argv[3], "a", seconds=0.05, refuse="v2")}, int(sys.argv[4]))
+videos, output, log, num_workers = sys.argv[1:]
+prepare(Path(videos), Path(output), {"a": note(log, "a", seconds=0.05, refuse="v2")}, int(num_workers))
 """
 
 

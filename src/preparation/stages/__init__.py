@@ -29,6 +29,11 @@ class Stage:
         """
         return ""
 
+    @classmethod
+    def inputs(cls, settings: Mapping[str, Any]) -> str:
+        """Return when what `depends_on` reads was written. Asked like `fingerprint`; where it is new, `depends_on` is."""
+        return ""
+
     def depends_on(self, key: str, source: str) -> str:
         """Return what the result for the sample `key` depends on beside the sample, e.g. a line of another file.
 

@@ -31,8 +31,8 @@ class Captions(SampleStage):
         self.captions = read_captions(self.source)
 
     @classmethod
-    def fingerprint(cls, settings: Mapping[str, Any]) -> str:
-        """Size and time of all files: a new caption makes the set look again, and only its own sample change."""
+    def inputs(cls, settings: Mapping[str, Any]) -> str:
+        """Return size and time of all files: after a change, captions are looked up again, and only theirs change."""
         source = Path(settings["source"])
         files = sorted(source.glob("*.txt")) if source.is_dir() else [source] if source.exists() else []
         return json.dumps([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])

@@ -223,6 +223,7 @@ class PairedClip:
                     analyzers.add(embeddings.analyzer)
                     if reference.suffix in embeddings.vectors:
                         vectors[suffixes[-1]] = embeddings.vectors[reference.suffix]
+                sources.append(_source(reference))
                 number += 1
             identities.append({**identity, "face": suffixes, "face_sources": sources})
         info = {**sample.info, "identities": identities, "faces_from": self.faces_from}
