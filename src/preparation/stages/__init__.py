@@ -31,7 +31,7 @@ class Stage:
 
     @classmethod
     def inputs(cls, settings: Mapping[str, Any]) -> str:
-        """Return when what `depends_on` reads was written. Asked like `fingerprint`; where it is new, `depends_on` is."""
+        """Return when what `depends_on` reads was written: where that is new, `depends_on` is asked."""
         return ""
 
     def depends_on(self, key: str, source: str) -> str:
