@@ -12,7 +12,7 @@ from ..datamodules.images import decode_image
 from ..datamodules.samples import VIDEO_EXTENSIONS, BadSample, Sample
 from ..datamodules.video import VideoReader, get_reader
 from ..media import encode_mp4, encode_png
-from .sources import PICTURES, FrameFiles, Picture, SourceClip
+from .sources import PICTURES, FrameFiles, Picture, SourceClip, read_file
 
 Members = dict[str, bytes]
 AS_THEY_ARE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # pictures that keep their bytes, with their member
@@ -123,11 +123,3 @@ def _picture_members(picture: Picture, number: int) -> Members:
             )
         members[f"face.{number}.mask.png"] = encode_png(mask)
     return members
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of `path`. Raises BadSample where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise BadSample("missing file", f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -138,3 +138,11 @@ def caption_beside(path: Path) -> str | None:
     """Return the text of the `.txt` file of the same name, None where there is none or it is empty."""
     text = path.with_suffix(".txt") if path.is_file() else path.with_name(f"{path.name}.txt")
     return (text.read_text(errors="replace").strip() or None) if text.is_file() else None
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of `path`. Raises BadSample where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise BadSample("missing file", f"{path}: {getattr(error, 'strerror', None) or error}") from error
