@@ -2,26 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
+from .interim import ChosenFrames
 from .samples import BadSample
 
 
 @dataclass(frozen=True)
-class ChosenFrames:
-    """`indices`: of the source video, one for each frame of the clip. `labels`: scalars for the batch."""
-
-    indices: list[int]
-    labels: Mapping[str, int | float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class ConsisIDFrames:
-    """`num_frames` frames, `stride` apart, in which one person is seen; the label `identity` says which.
+    """Frames `stride` apart, in which one person is seen; the label `identity` says which.
 
     The person is drawn among those with valid frames of face and head. Its frames of either kind are split where more
     than `miss_tolerance` lie between two; the longest part counts. Of a part no longer than the clip, all frames are
@@ -32,7 +25,6 @@ class ConsisIDFrames:
     Source: ConsisID's released code (`generate_frame_indices_for_face`).
     """
 
-    num_frames: int
     stride: int = 3
     skip_start: int = 7
     skip_end: int = 7
@@ -41,7 +33,7 @@ class ConsisIDFrames:
     one_person: bool = False
 
     def __post_init__(self):
-        counts = {"num_frames": self.num_frames, "stride": self.stride, "miss_tolerance": self.miss_tolerance}
+        counts = {"stride": self.stride, "miss_tolerance": self.miss_tolerance}
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name}={count} must be at least 1: datamodule.frames.{name}")
@@ -130,7 +122,7 @@ def repeat_to(frames: Sequence[int], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ConsistI2VFrames:
-    """`num_frames` frames over a stretch that starts at random; the label `stride` is the drawn one.
+    """Frames evenly over a stretch that starts at random; the label `stride` is the drawn one.
 
     `stride`: a number, or [lowest, highest], of which one is drawn for each clip. Or, in its place, `duration_s` and
     `sample_fps`: that many seconds, of which duration_s x sample_fps frames are shown. A shorter video is spread over
