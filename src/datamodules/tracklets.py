@@ -46,7 +46,7 @@ class Slots:
 class Tracklets(Condition):
     """`boxes` (f k 4) xyxy in [0, 1], `track_masks` (f k): 1 where the object of a slot has a box, `track_ids` (k) and
     `track_colours` (k 3) in [0, 1], the identity that the model sees. With `draw`, also `drawn_pixel_values` (3 f h w):
-    the clip with the boxes drawn in, but for the first frame.
+    the clip with the boxes drawn in; its first frame, which the model continues, stays as it is with `clean_first`.
 
     There are `num_slots`; objects fill them in the order of their ids (`by_id`, as the authors) or the ones with most
     frames first (`by_length`); what finds no slot is left out. Colours are drawn anew in each epoch. Objects whose id
@@ -60,6 +60,7 @@ class Tracklets(Condition):
         num_slots: int = 20,
         order: str = "by_id",
         draw: bool = False,
+        clean_first: bool = True,
         compat: str = "corrected",
         keep_crowds: bool = True,
         keep_occluded: bool = True,
@@ -70,7 +71,8 @@ class Tracklets(Condition):
             raise ValueError(f"order={order!r} is not one of by_id, by_length: datamodule.conditions")
         if compat not in ("corrected", "original"):
             raise ValueError(f"compat={compat!r} is not one of corrected, original: datamodule.conditions")
-        self.num_slots, self.order, self.draw, self.compat = num_slots, order, draw, compat
+        self.num_slots, self.order, self.compat = num_slots, order, compat
+        self.draw, self.clean_first = draw, clean_first
         self.keep_crowds, self.keep_occluded = keep_crowds, keep_occluded
 
     def load(self, sample: Sample, clip: Clip) -> Slots:
@@ -98,7 +100,8 @@ class Tracklets(Condition):
         if loaded.frames is not None:
             shown = np.ones_like(loaded.present) if self.compat == "original" else loaded.present
             drawn = draw_boxes(loaded.frames, loaded.boxes, shown, colours)
-            drawn[:, 0] = loaded.frames[:, 0]  # the picture that the model continues is clean
+            if self.clean_first:
+                drawn[:, 0] = loaded.frames[:, 0]
             tensors["drawn_pixel_values"] = drawn
         return tensors
 

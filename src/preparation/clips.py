@@ -68,9 +68,7 @@ def _equal_pictures(paths: list[Path]) -> Iterator[np.ndarray]:
         picture = decode_image(read_file(path), str(path))
         size = size or picture.shape
         if picture.shape != size:
-            raise BadSample(
-                "frames of several sizes", f"{path} is {picture.shape[1::-1]}, {paths[0]} is {size[1::-1]}"
-            )
+            raise BadSample("frames of several sizes", f"{path} is {picture.shape[1::-1]}, {paths[0]} is {size[1::-1]}")
         yield picture
 
 

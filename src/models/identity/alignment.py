@@ -19,9 +19,7 @@ FFHQ_TEMPLATE = np.array(
         [313.08905, 371.15118],
     ]
 )
-SET1_TEMPLATE = np.array(
-    [[41.125, 50.75], [71.75, 49.4375], [49.875, 73.0625], [45.9375, 87.9375], [70.4375, 87.9375]]
-)
+SET1_TEMPLATE = np.array([[41.125, 50.75], [71.75, 49.4375], [49.875, 73.0625], [45.9375, 87.9375], [70.4375, 87.9375]])
 MTCNN_TEMPLATE = np.array(
     [
         [40.95041, 52.341854],
@@ -131,9 +129,7 @@ def _bordered(pixels: np.ndarray, quad: np.ndarray, side: float) -> tuple[np.nda
     if max(*before, *after) <= border - 4:
         return part, quad
     before, after = (np.maximum(pad, int(np.rint(side * 0.3))) for pad in (before, after))
-    padded = np.pad(
-        part.astype(np.float32), ((before[1], after[1]), (before[0], after[0]), (0, 0)), "reflect"
-    )
+    padded = np.pad(part.astype(np.float32), ((before[1], after[1]), (before[0], after[0]), (0, 0)), "reflect")
     return _faded(padded, before, after, side * 0.02), quad + before
 
 

@@ -32,7 +32,9 @@ class ConsisID:
         if unknown:
             raise ValueError(f"masks={list(masks)} may hold {', '.join(KINDS)}: source.masks")
         if num_faces < 0 or min_distance < 1:
-            raise ValueError(f"num_faces={num_faces} must be at least 0, min_distance={min_distance} at least 1: source")
+            raise ValueError(
+                f"num_faces={num_faces} must be at least 0, min_distance={min_distance} at least 1: source"
+            )
         self.file = check_file(file)
         self.min_frames, self.needs_annotations = min_frames, needs_annotations
         self.num_faces, self.min_distance, self.masks = num_faces, min_distance, tuple(masks)

@@ -149,7 +149,9 @@ def choose_face_frames(person: Person, count: int, min_distance: int) -> list[in
     first = [surest] if surest in candidates else []
     for level in (*CONFIDENCES, -1.0):
         good = [frame for frame in candidates if _confidence(person, frame) > level]
-        apart = _apart([frame for frame in good if all(abs(frame - one) >= min_distance for one in first)], min_distance)
+        apart = _apart(
+            [frame for frame in good if all(abs(frame - one) >= min_distance for one in first)], min_distance
+        )
         if len(first) + len(apart) >= count:
             break
     left = count - len(first)
@@ -189,6 +191,7 @@ def _identity(
         "boxes": rows("face"),
         "head_boxes": rows("head"),
         "valid_frames": person.valid_frames,
+        "mask_objects": person.objects,
         "control_frames": person.control_frames,
     }
 
