@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def valid_people(info: Mapping[str, Any]) -> dict[int, list[int]]:
 def segments(frames: Sequence[int], tolerance: int) -> list[list[int]]:
     """Return rising `frames` in parts: a new one begins where a frame is more than `tolerance` after the one before."""
     parts = [[frames[0]]]
-    for before, frame in zip(frames, frames[1:], strict=False):
+    for before, frame in pairwise(frames):
         if frame - before > tolerance:
             parts.append([])
         parts[-1].append(frame)
@@ -179,7 +179,8 @@ class ConsistI2VFrames:
 
     def _durations(self, fps: float) -> tuple[int, int]:
         """Return how many frames of the source the stretch has, and how many the clip."""
-        assert self.duration_s is not None and self.sample_fps is not None
+        assert self.duration_s is not None
+        assert self.sample_fps is not None
         return math.ceil(fps * self.duration_s), int(self.duration_s * self.sample_fps)
 
 

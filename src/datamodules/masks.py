@@ -5,6 +5,7 @@ Frames are written and read one after the other: a clip of 250 frames at 720p ha
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ def encode_masks(masks: Mapping[str, Iterable[np.ndarray]], shape: tuple[int, in
                 np.lib.format.write_array_header_1_0(stream, header)
                 count = 0
                 for frame in frames:
-                    assert frame.shape == shape[1:] and frame.dtype == np.uint8
+                    assert (frame.shape, frame.dtype) == (shape[1:], np.uint8)
                     stream.write(np.ascontiguousarray(frame).data)
                     count += 1
                 assert count == shape[0]
@@ -50,7 +51,7 @@ def decode_masks(data: bytes, kind: str, indices: Sequence[int], shape: tuple[in
             return _read_frames(stream, indices, shape)
     except KeyError as error:
         raise BadSample("no masks", f"{MASKS} holds no masks of the kind {kind}") from error
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, zlib.error) as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample("broken masks", f"{MASKS}: {error}") from error

@@ -143,7 +143,8 @@ def draw_boxes(frames: Tensor, boxes: np.ndarray, present: np.ndarray, colours: 
         picture = Image.fromarray(frames[:, index].permute(1, 2, 0).contiguous().numpy())
         pen = ImageDraw.Draw(picture)
         for slot in np.flatnonzero(present[index]):
-            corners = boxes[index, slot] * (width, height, width, height)
+            # PIL cuts fractions off: 4 / 48 x 48 must not become 3.9999.
+            corners = (boxes[index, slot] * (width, height, width, height)).round(3)
             pen.rectangle(corners.tolist(), outline=tuple(map(int, colours[slot])), width=LINE_WIDTH)
         drawn[:, index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return drawn

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,10 @@ def _shape(fps: float, num_frames: int, height: int, width: int) -> dict[str, An
     return {"fps": fps, "num_frames": num_frames, "height": height, "width": width}
 
 
-def _references(clip: SourceClip) -> tuple[Members, list[Mapping[str, Any]]]:
+def _references(clip: SourceClip) -> tuple[Members, list[dict[str, Any]]]:
     members: Members = {}
-    identities, number = [], 0
+    identities: list[dict[str, Any]] = []
+    number = 0
     names = clip.identity_ids or tuple(f"{clip.video.stem}/{place}" for place in range(len(clip.identities)))
     for name, pictures in zip(names, clip.identities, strict=True):
         suffixes = []

@@ -109,8 +109,12 @@ def cut_ffhq(image: np.ndarray, crop: FFHQCrop, size: int) -> np.ndarray:
     picture, quad, side = Image.fromarray(np.ascontiguousarray(image)), crop.quad + 0.5, crop.size
     shrink = int(np.floor(side / size * 0.5))
     if shrink > 1:
-        small = tuple(round(length / shrink) for length in picture.size)
-        picture, quad, side = picture.resize(small, Image.Resampling.LANCZOS), quad / shrink, side / shrink
+        small = [round(length / shrink) for length in picture.size]
+        picture, quad, side = (
+            picture.resize((small[0], small[1]), Image.Resampling.LANCZOS),
+            quad / shrink,
+            side / shrink,
+        )
     pixels, quad = _bordered(np.asarray(picture), quad, side)
     picture = Image.fromarray(pixels)
     done = picture.transform((4 * size,) * 2, Image.Transform.QUAD, tuple(quad.ravel()), Image.Resampling.BILINEAR)
@@ -118,7 +122,7 @@ def cut_ffhq(image: np.ndarray, crop: FFHQCrop, size: int) -> np.ndarray:
 
 
 def _bordered(pixels: np.ndarray, quad: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the part of the picture around `quad`, with a made-up border where the picture ends, and the quad in it."""
+    """Return the part of the picture around `quad`, with a border made up where it ends, and the quad in it."""
     height, width = pixels.shape[:2]
     border = max(int(np.rint(side * 0.1)), 3)
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)

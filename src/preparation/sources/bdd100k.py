@@ -45,7 +45,7 @@ class FrameLabels:
         place_of = {path.name: place for place, path in enumerate(self.frames.paths())}
         try:
             content = read_json(self.file, MAX_JSON)
-            entries = content.get("frames") if isinstance(content, dict) else content
+            entries = content["frames"] if isinstance(content, dict) else content
             boxes = [box for entry in entries for box in self._boxes(entry, place_of)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, BadSample):

@@ -1,4 +1,4 @@
-"""ConsisID's training data: `total_train_data.txt` with captions, tracked boxes and masks of faces, heads and persons."""
+"""ConsisID's training data: captions, and boxes and masks of tracked faces, heads and persons."""
 
 from collections.abc import Iterator
 from pathlib import Path

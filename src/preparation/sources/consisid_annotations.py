@@ -35,7 +35,7 @@ class Person:
 
 @dataclass(frozen=True)
 class ConsisIDAnnotations:
-    """The annotations of a clip: `boxes` is its file of `refine_bbox_jsons`, `tracks` its folder of `track_masks_data`."""
+    """The annotations of a clip: `boxes` is a file of `refine_bbox_jsons`, `tracks` a folder of `track_masks_data`."""
 
     boxes: Path
     tracks: Path
@@ -155,7 +155,7 @@ def choose_face_frames(person: Person, count: int, min_distance: int) -> list[in
         if len(first) + len(apart) >= count:
             break
     left = count - len(first)
-    places = np.linspace(0, len(apart) - 1, min(left, len(apart))).round().astype(int) if apart else []
+    places = np.linspace(0, len(apart) - 1, min(left, len(apart))).round().astype(int).tolist()
     return [*first, *(apart[place] for place in places)]
 
 

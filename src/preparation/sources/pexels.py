@@ -9,7 +9,7 @@ from .webvid import below
 
 
 class Pexels:
-    """`file` lists `id`, `file`, `fps`, `height` and `width` of videos below `folder`; `captions` lists `id` and `text`.
+    """`file` lists `id`, `file`, `fps`, `height`, `width` of videos below `folder`, `captions` lists `id` and `text`.
 
     Clips with height / width of `max_aspect` or more are dropped. Source: ConsistI2V code, `pexels.py`.
     """

@@ -10,10 +10,14 @@ MAX_BYTES = 2**30
 # What builds lists, tuples, texts and numbers. Whatever names a class or a function, calls one, or sets a state is
 # missing: without it, there is no way from a pickle to code.
 PLAIN = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT "
-    "BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST LIST APPEND "
-    "APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET".split()
-)
+    [
+        "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT",
+        "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
+        "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
+        "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET",
+        "BINGET", "LONG_BINGET",
+    ]
+)  # fmt: skip
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -49,7 +53,7 @@ def _check(data: bytes, path: Path) -> None:
                     f"tuples, texts and numbers ({opcode.name} {argument or ''}); write the paths one a line instead"
                 )
             # The unpickler makes room for every place up to this one: a few bytes could ask for gigabytes.
-            if opcode.name.endswith("PUT") and int(argument) > len(data):
+            if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
                 raise ValueError(f"{path} is damaged: {opcode.name} {argument} at byte {position}")
     except (IndexError, UnicodeDecodeError, EOFError) as error:
         raise ValueError(f"{path} is not a pickle of a plain list: {error}") from error
