@@ -38,22 +38,20 @@ def load_plain(path: Path) -> Any:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
     data = path.read_bytes()
     try:
-        _check(data, path)
-        return PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except (pickle.UnpicklingError, EOFError, IndexError, OverflowError, TypeError, AttributeError) as error:
+        problem = _problem(data)
+        if problem is None:
+            return PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+    except (ValueError, pickle.UnpicklingError, EOFError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} is not a pickle of a plain list: {error}") from error
+    raise ValueError(f"{path} is refused, nothing of it was run: {problem}; write the paths one a line instead")
 
 
-def _check(data: bytes, path: Path) -> None:
-    try:
-        for opcode, argument, position in pickletools.genops(data):
-            if opcode.name not in PLAIN:
-                raise ValueError(
-                    f"{path} is refused, nothing of it was run: at byte {position} it asks for more than lists, "
-                    f"tuples, texts and numbers ({opcode.name} {argument or ''}); write the paths one a line instead"
-                )
-            # The unpickler makes room for every place up to this one: a few bytes could ask for gigabytes.
-            if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
-                raise ValueError(f"{path} is damaged: {opcode.name} {argument} at byte {position}")
-    except (IndexError, UnicodeDecodeError, EOFError) as error:
-        raise ValueError(f"{path} is not a pickle of a plain list: {error}") from error
+def _problem(data: bytes) -> str | None:
+    """Return what the pickle `data` asks for beyond plain values. Raises ValueError where it is none."""
+    for opcode, argument, position in pickletools.genops(data):
+        if opcode.name not in PLAIN:
+            return f"at byte {position} it asks for more than lists, tuples, texts and numbers ({opcode.name})"
+        # The unpickler makes room for every place up to this one: a few bytes could ask for gigabytes.
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
+            return f"at byte {position} it asks for room for {argument} values"
+    return None
