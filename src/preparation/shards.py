@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..datamodules.images import decode_image
-from ..datamodules.samples import VIDEO_EXTENSIONS, BadSample, Sample
+from ..datamodules.samples import BadSample, Sample
 from ..datamodules.shards import ShardWriter, write_atomically
-from ..datamodules.video import get_reader
-from ..media import encode_png
-from .sources import Picture, SourceClip
+from .clips import clip_sample
+from .sources import SourceClip
 from .stages import Entry, SampleStage
 from .workers import map_in_workers
 
@@ -81,60 +79,7 @@ def _try_samples(
 
 def _clip_sample(clip: SourceClip, number: int, reader: str) -> Sample:
     key = f"{number:07d}_{re.sub(r'[^A-Za-z0-9_-]', '_', clip.video.stem)[:80]}"
-    return Sample.parse({"__key__": key, "__url__": clip.place, **clip_members(clip, reader)})
-
-
-def clip_members(clip: SourceClip, reader: str) -> dict[str, bytes]:
-    """Return the members of the sample made of `clip`. Raises BadSample where something is missing or unreadable."""
-    if not isinstance(clip.caption, str) or not clip.caption.strip():
-        raise BadSample("no caption", f"{clip.place}: a caption is needed")
-    extension = clip.video.suffix[1:].lower()
-    if extension not in VIDEO_EXTENSIONS:
-        raise BadSample("unknown container", f"{clip.video}: allowed are {', '.join(VIDEO_EXTENSIONS)}")
-    video = _read(clip.video)
-    try:
-        probed = get_reader(reader).probe(video)
-    except BadSample as problem:
-        raise BadSample(problem.reason, f"{clip.video}: {problem.detail}") from problem
-    info: dict[str, Any] = {
-        "caption": clip.caption.strip(),
-        "fps": probed.fps,
-        "num_frames": probed.num_frames,
-        "height": probed.height,
-        "width": probed.width,
-        "source": str(clip.video),
-        "identities": [],
-    }
-    members = {extension: video}
-    number = 0
-    for pictures in clip.identities:
-        suffixes = []
-        for picture in pictures:
-            members |= _picture_members(picture, number)
-            suffixes.append(f"face.{number}.png")
-            number += 1
-        info["identities"].append({"id": f"{clip.video.stem}/{len(info['identities'])}", "face": suffixes})
-    return members | {"json": json.dumps(info).encode()}
-
-
-def _picture_members(picture: Picture, number: int) -> dict[str, bytes]:
-    image = decode_image(_read(picture.image), str(picture.image))
-    members = {f"face.{number}.png": encode_png(image)}
-    if picture.mask is not None:
-        mask = decode_image(_read(picture.mask), str(picture.mask), mode="L")
-        if mask.shape != image.shape[:2]:
-            raise BadSample(
-                "mask of another size", f"{picture.mask} is {mask.shape[::-1]}, {picture.image} is {image.shape[1::-1]}"
-            )
-        members[f"face.{number}.mask.png"] = encode_png(mask)
-    return members
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSample("missing file", f"{path}: {error.strerror}") from error
+    return clip_sample(clip, key, reader)
 
 
 def summarise(kept: int, dropped: list[dict[str, str]]) -> Iterator[str]:
