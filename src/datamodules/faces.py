@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conditions import Condition, SampleRequest
-from .interim import Clip
+from .conditions import Clip, Condition, SampleRequest
 from .masks import MASKS, decode_masks
 from .samples import BadSample, Sample
 

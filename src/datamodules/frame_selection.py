@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .interim import ChosenFrames
+from .frames import ChosenFrames
 from .samples import BadSample
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conditions import Condition, SampleRequest
+from .conditions import Clip, Condition, SampleRequest
 from .faces import rows_by_frame
-from .interim import Clip
 from .samples import BadSample, Sample
 
 # TrackDiffusion's list of colours, (r, g, b).

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from likeness.datamodules.conditions import Clip
 from likeness.datamodules.faces import FaceMask
 from likeness.datamodules.frame_selection import ConsisIDFrames, repeat_to, segments, valid_people
 from likeness.datamodules.images import ResizeAndCrop, resize_and_crop_geometry
-from likeness.datamodules.interim import Clip
 from likeness.datamodules.masks import MASKS, decode_masks
 from likeness.datamodules.samples import Sample
 from likeness.datamodules.video import get_reader

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from likeness.datamodules import tracklets
+from likeness.datamodules.conditions import Clip
+from likeness.datamodules.frames import ChosenFrames
 from likeness.datamodules.images import Stretch
-from likeness.datamodules.interim import ChosenFrames, Clip
 from likeness.datamodules.samples import Sample
 from likeness.datamodules.tracklets import Tracklets
 from likeness.preparation.sources.tracks import TrackBox, tracks_of

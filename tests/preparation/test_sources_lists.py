@@ -182,6 +182,7 @@ def test_pictures_with_captions_are_clips_of_one_frame(tmp_path):
     turned.save(tmp_path / "pictures" / "b.png", exif=exif)
     samples, dropped = written(ImageFolder(folder=str(tmp_path / "pictures")), tmp_path / "shards")
     assert [sorted(sample.members) for sample in samples] == [["jpg"], ["png"], ["png"]]
+    assert samples[1].members["png"] == (tmp_path / "pictures" / "b.png").read_bytes()
     assert samples[0].members["jpg"] == (tmp_path / "pictures" / "a.jpg").read_bytes()
     sizes = [(sample.info["num_frames"], sample.info["height"], sample.info["width"]) for sample in samples]
     assert sizes == [(1, 40, 30), (1, 30, 40), (1, 40, 30)]
