@@ -14,7 +14,9 @@ LAYOUTS = sorted((CONF_DIR / "source").glob("*.yaml"))
 @pytest.mark.parametrize("path", LAYOUTS, ids=lambda path: path.stem)
 def test_the_settings_of_a_layout_are_those_of_its_class(path):
     config = OmegaConf.load(path)
-    given = {name: None if OmegaConf.is_missing(config, name) else config[name] for name in config if name != "_target_"}
+    given = {
+        name: None if OmegaConf.is_missing(config, name) else config[name] for name in config if name != "_target_"
+    }
     parameters = inspect.signature(get_object(config._target_)).parameters
     assert list(given) == list(parameters)
     for name, parameter in parameters.items():
