@@ -3,8 +3,8 @@
     python benchmarks/loader.py decode      # clips/s on one core against a plain loop, alternating in one process
     python benchmarks/loader.py memory      # growth of resident memory over 2,000 clips, for each reader
 
-The plain loop is how the published loaders do it: decord's batch of the wanted frames, torch's bicubic resize of the clip
-in floats, centre crop. (With the resize in bytes, as later torchvision has it, edges lie up to several grey levels off.)
+The plain loop is how the published loaders do it: decord's batch of the wanted frames, torch's bicubic resize of the
+clip in floats, centre crop. (Resized in bytes, as later torchvision does it, edges lie several grey levels off.)
 """
 
 import argparse
