@@ -256,3 +256,14 @@ def test_mot_without_a_rate_asks_for_one(tmp_path):
     with pytest.raises(ValueError, match=r"set source\.fps"):
         list(Mot(folder=folder))
     assert [clip.frames.fps for clip in Mot(folder=folder, fps=14)] == [14.0]
+
+
+def test_ids_of_any_kind_are_read(tmp_path):
+    categories = [{"id": None, "name": "x"}, {"id": [3], "name": "y"}, {"id": "3", "name": "person"}, "z"]
+    annotations = [
+        {"image_id": "104", "video_id": "1", "instance_id": 7, "category_id": 3, "bbox": [6, 4, 12, 20]},
+        {"image_id": 104, "video_id": [1], "instance_id": 8, "bbox": [6, 4, 12, 20]},
+        "annotation",
+    ]
+    (sample,), _ = written(write_coco(tmp_path, categories=categories, annotations=annotations), tmp_path / "shards")
+    assert [(track["id"], track["label"]) for track in sample.info["tracks"]] == [("7", "person")]
