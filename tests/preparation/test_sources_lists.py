@@ -102,6 +102,8 @@ def pexels(tmp_path) -> Pexels:
         {"id": 2, "file": "tall.mp4", "fps": 8, "height": 1000, "width": 1600},
         {"id": 3, "file": "wide.mp4", "fps": 8, "height": float("nan"), "width": 1024},
         {"id": 4, "file": "wide.mp4", "fps": 8, "height": 576, "width": 0},
+        {"id": 4, "file": "wide.mp4", "fps": 8, "height": 576, "width": 10**400},
+        {"id": 4, "file": None, "fps": 8, "height": 576, "width": 1024},
         {"id": 5, "file": "wide.mp4", "fps": 8, "height": 576, "width": 1024},
     )
     captions = write_lines(tmp_path / "captions.jsonl", {"id": 1, "text": "wide"}, {"id": 2, "text": "tall"})
@@ -111,7 +113,7 @@ def pexels(tmp_path) -> Pexels:
 def test_pexels_keeps_wide_clips_that_have_a_caption(tmp_path):
     samples, dropped = written(pexels(tmp_path), tmp_path / "shards")
     assert [sample.info["caption"] for sample in samples] == ["wide"]
-    assert reasons(dropped) == ["too tall", "bad entry", "bad entry", "no caption"]
+    assert reasons(dropped) == ["too tall", *["bad entry"] * 4, "no caption"]
 
 
 def test_joint_is_one_source_after_the_other(tmp_path):
