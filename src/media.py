@@ -1,7 +1,8 @@
 """Writing what people look at: mp4 files, pictures, contact sheets."""
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,14 +18,16 @@ def to_frames(pixel_values: Tensor) -> np.ndarray:
     return (unit * 255).byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
-def encode_mp4(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
-    """Return `frames` (f h w 3 uint8) as an H.264 mp4 that browsers play.
+def encode_mp4(frames: Iterable[np.ndarray], fps: float, crf: int = 12) -> bytes:
+    """Return `frames` (f h w 3 uint8, or one after the other) as an H.264 mp4 that browsers play.
 
     Odd sizes are cut by one pixel (4:2:0 colour).
     """
     import av
 
-    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
+    following = iter(frames)
+    first = next(following)
+    height, width = (side // 2 * 2 for side in first.shape[:2])
     buffer, rate = io.BytesIO(), Fraction(fps).limit_denominator(1001)
     # With x264's macroblock tree, equal small frames give different files (measured), and seeds would not fix the clip.
     options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
@@ -32,7 +35,7 @@ def encode_mp4(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
-        for frame in frames:
+        for frame in itertools.chain([first], following):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 class RunProgress(ProgressBar):
     """Shows the run's progress with rich; the loss is the mean since it was last shown.
 
+    Logs `train/data_wait`: the share of the training time, validation apart, that was spent waiting for data.
     Without a terminal (SLURM, CI) one line is logged every `log_every_s` seconds.
     """
 
@@ -37,6 +38,7 @@ class RunProgress(ProgressBar):
         self._first_step, self._num_clips = trainer.global_step, 0
         self._losses: list[Any] = []
         self._start = self._shown = time.monotonic()
+        self._waited_before_s = _wait_s(trainer)
         self._paused_s = 0.0
         if self._is_enabled:
             self._open(trainer.global_step)
@@ -49,6 +51,8 @@ class RunProgress(ProgressBar):
             # Kept where it was computed: reading it waits for the device, so that is left for when it is shown.
             self._losses.append(outputs["loss"].detach())
         now = time.monotonic()
+        waited = (_wait_s(trainer) - self._waited_before_s) / max(now - self._start - self._paused_s, 1e-9)
+        pl_module.log("train/data_wait", waited, batch_size=1)
         interval = self.refresh_every_s if self._progress is not None else self.log_every_s
         if now - self._shown >= interval:
             self._shown = now
@@ -118,3 +122,8 @@ class RunProgress(ProgressBar):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _wait_s(trainer: Trainer) -> float:
+    """Return how long this rank has waited for its training data so far."""
+    return getattr(trainer.train_dataloader, "wait_s", 0.0)

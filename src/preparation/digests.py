@@ -46,7 +46,7 @@ def clip_digest(clip: SourceClip, key: str, *settings: Any) -> str:
 
     `settings`: of the pipeline, as far as they change what is made of it.
     """
-    return digest("clip", FORMAT, key, settings, _listing(clip), [_file(path) for path in _files(clip)])
+    return digest("clip", FORMAT, key, settings, _listing(clip), [_files(path) for path in clip.files()])
 
 
 def quick_digest(stored: StoredSample) -> str:
@@ -93,10 +93,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _files(clip: SourceClip) -> tuple[Path, ...]:
-    pictures = (picture for pictures in clip.identities for picture in pictures)
-    paths = (path for picture in pictures for path in (picture.image, picture.mask) if path is not None)
-    return (clip.video, *paths)
+def _files(path: Path) -> Any:
+    """Return size and time of a file, or of everything in a folder."""
+    return [_file(one) for one in sorted(path.rglob("*"))] if path.is_dir() else _file(path)
 
 
 def _file(path: Path) -> tuple[str, int, int] | None:

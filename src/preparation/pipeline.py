@@ -131,7 +131,7 @@ class Pipeline:
         items = []
         for entry, key in zip(entries, choose_keys(entries), strict=True):
             if isinstance(entry, SourceClip):
-                lacks_caption = self.gives_captions and not (entry.caption or "").strip()
+                lacks_caption = self.gives_captions and entry.caption is None
                 name = clip_digest(entry, key, self.reader, lacks_caption)
                 items.append(Item(entry, key, name, name))
             else:

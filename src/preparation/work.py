@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from ..datamodules.samples import BadSample, Sample
+from .clips import clip_sample
 from .digests import digest
 from .layers import PREPARED, Piece
-from .shards import clip_sample
 from .sources import SourceClip
 from .sources.shards import StoredSample
 from .stages import BatchStage, Entry, SampleStage
@@ -183,10 +183,8 @@ def _load(run: Pass, task: Task) -> Piece:
 
 
 def _clip_sample(clip: SourceClip, key: str, run: Pass) -> Sample:
-    if not run.gives_captions or (clip.caption or "").strip():
-        return clip_sample(clip, key, run.reader)
-    sample = clip_sample(replace(clip, caption="none yet"), key, run.reader)
-    return replace(sample, info={**sample.info, "caption": ""})
+    lacks_caption = run.gives_captions and clip.caption is None
+    return clip_sample(replace(clip, caption="") if lacks_caption else clip, key, run.reader)
 
 
 def _foreign(sample: Sample) -> Sample:

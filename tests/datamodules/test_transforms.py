@@ -94,7 +94,7 @@ def test_masks_of_another_size_are_named():
 @pytest.mark.parametrize(("source", "target"), [*SIZES, ((720, 1280), (480, 720)), ((31, 47), (120, 121))])
 @pytest.mark.parametrize("name", ["cover", "resize and crop", "shorter side"])
 def test_fast_resize_equals_the_plain_one(name, source, target):
-    """On noise, the hardest picture. At simple ratios some sums are exact halves, which another order rounds the other way."""
+    """On noise, the hardest picture. At simple ratios some sums are exact halves, which may round the other way."""
     frames = noise(*source)
     clip, geometry = TRANSFORMS[name](frames, *target, rng())
     mode, antialias = ("bicubic" if name == "cover" else "bilinear"), name != "shorter side"

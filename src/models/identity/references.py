@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .analyzer import ARCFACE_TEMPLATE, Face, FaceAnalyzer, similarity_transform
+from .alignment import template_points
+from .analyzer import Face, FaceAnalyzer, similarity_transform
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,10 @@ class PreparedReference:
 class ReferencePreprocessor:
     """Cuts the largest face of a picture out, upright and `size` pixels wide, and blacks its background.
 
-    The five keypoints are brought to `template` (5 points, as fractions of the side; null for ArcFace's) by a
-    similarity transform. Pixels that `parser` gives one of `background_labels` become black, but only where the other
-    ones cover at least `min_foreground` of the crop. Without a parser, the background stays. Raises ValueError for
-    settings that are out of range.
+    The five keypoints are brought to `template` by a similarity transform: the name of one in `alignment.TEMPLATES`, or
+    5 points as fractions of the side; null for ArcFace's. Pixels that `parser` gives one of `background_labels` become
+    black, but only where the other ones cover at least `min_foreground` of the crop. Without a parser, the background
+    stays. Raises ValueError for settings that are out of range.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ReferencePreprocessor:
         analyzer: FaceAnalyzer | None,
         parser: FaceParser | None = None,
         size: int = 448,
-        template: Sequence[Sequence[float]] | None = None,
+        template: str | Sequence[Sequence[float]] | None = None,
         min_foreground: float = 0.4,
         background_labels: Sequence[int] = BACKGROUND_LABELS,
     ):
@@ -89,7 +90,9 @@ class ReferencePreprocessor:
             raise ValueError(f"size={size} must be at least 1 pixel: preprocess.size")
         if not 0 <= min_foreground <= 1:
             raise ValueError(f"min_foreground={min_foreground} must lie in [0, 1]: preprocess.min_foreground")
-        points = ARCFACE_TEMPLATE / 112 if template is None else np.asarray(template, np.float32)
+        is_named = template is None or isinstance(template, str)
+        points = template_points(str(template or "arcface"), 1) if is_named else np.asarray(template)
+        points = points.astype(np.float32)
         if points.shape != (5, 2):
             raise ValueError(f"template has the shape {points.shape}, it must be 5 points x, y: preprocess.template")
         self.analyzer, self.parser = analyzer, parser

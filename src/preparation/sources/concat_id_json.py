@@ -1,13 +1,11 @@
 """Concat-ID's JSON file: a list of `video_path`, `caption`, `image_path` and, optionally, `mask_path`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import Picture, SourceClip, resolve
-
-PICTURES = (".png", ".jpg", ".jpeg")
+from . import Picture, SourceClip, bad_entry, pictures_in, resolve
+from .lists import check_file, read_json, text_of
 
 
 class ConcatIDJson:
@@ -19,17 +17,10 @@ class ConcatIDJson:
     """
 
     def __init__(self, *, file: str):
-        self.file = Path(file)
-        if not self.file.is_file():
-            raise ValueError(f"source.file={file} does not exist")
+        self.file = check_file(file)
 
     def __iter__(self) -> Iterator[SourceClip]:
-        try:
-            entries = json.loads(self.file.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self.file}, line {error.lineno}: not valid JSON ({error.msg}); a comma before ] or }} is not allowed"
-            ) from error
+        entries = read_json(self.file)
         if not isinstance(entries, list):
             raise ValueError(f"{self.file} must hold a list of objects with video_path, caption and image_path")
         for number, entry in enumerate(entries):
@@ -37,21 +28,20 @@ class ConcatIDJson:
 
     def _clip(self, entry: Any, place: str) -> SourceClip:
         if not isinstance(entry, dict) or not isinstance(entry.get("video_path"), str):
-            raise ValueError(f"{place}: expected an object with video_path, caption and image_path")
-        names = [name for name in entry.get("image_path", "").split("@@") if name]
-        mask = entry.get("mask_path") or None
-        if mask and len(names) != 1:
-            raise ValueError(f"{place}: mask_path goes with one image_path, not with {len(names)}")
-        masks = [resolve(mask, self.file.parent) if mask else None] * len(names)
-        identities = tuple(
-            self._pictures(resolve(name, self.file.parent), mask) for name, mask in zip(names, masks, strict=True)
-        )
-        return SourceClip(resolve(entry["video_path"], self.file.parent), entry.get("caption"), identities, place)
+            return bad_entry(self.file, place, "expected an object with video_path, caption and image_path")
+        images, mask_path = entry.get("image_path") or "", entry.get("mask_path") or None
+        if not isinstance(images, str) or not isinstance(mask_path, (str, type(None))):
+            return bad_entry(self.file, place, "image_path and mask_path must be texts")
+        names = [name.strip() for name in images.split("@@") if name.strip()]
+        if mask_path and len(names) != 1:
+            return bad_entry(self.file, place, f"mask_path goes with one image_path, not with {len(names)}")
+        mask = resolve(mask_path, self.file.parent) if mask_path else None
+        identities = tuple(reference_pictures(resolve(name, self.file.parent), mask) for name in names)
+        video = resolve(entry["video_path"], self.file.parent)
+        return SourceClip(video, text_of(entry, "caption"), identities, place)
 
-    @staticmethod
-    def _pictures(path: Path, mask: Path | None) -> tuple[Picture, ...]:
-        if not path.is_dir():
-            return (Picture(path, mask),)
-        return tuple(Picture(file) for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURES) or (
-            Picture(path),
-        )
+
+def reference_pictures(path: Path, mask: Path | None = None) -> tuple[Picture, ...]:
+    """Return the picture at `path`, or all of a folder; a folder without any is named as the missing picture."""
+    found = pictures_in(path) if path.is_dir() else []
+    return tuple(Picture(picture) for picture in found) or (Picture(path, mask),)

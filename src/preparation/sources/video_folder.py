@@ -1,12 +1,10 @@
 """A plain folder of videos, each with a `.txt` caption of the same name beside it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ...datamodules.samples import VIDEO_EXTENSIONS
-from . import Picture, SourceClip
-
-PICTURES = (".png", ".jpg", ".jpeg")
+from . import PICTURES, Picture, SourceClip, caption_beside
+from .lists import check_folder
 
 
 class VideoFolder:
@@ -16,26 +14,25 @@ class VideoFolder:
     """
 
     def __init__(self, *, folder: str, references: str | None = None):
-        self.folder, self.references = Path(folder), None if references is None else Path(references)
-        for name, path in (("folder", self.folder), ("references", self.references)):
-            if path is not None and not path.is_dir():
-                raise ValueError(f"source.{name}={path} is not a folder")
+        self.folder = check_folder(folder)
+        self.references = None if references is None else check_folder(references, "source.references")
 
     def __iter__(self) -> Iterator[SourceClip]:
         videos = sorted(path for path in self.folder.rglob("*") if path.suffix[1:].lower() in VIDEO_EXTENSIONS)
         if not videos:
             raise ValueError(f"source.folder={self.folder} holds no video ({', '.join(VIDEO_EXTENSIONS)})")
+        references = self._references()
         for video in videos:
-            text = video.with_suffix(".txt")
-            caption = text.read_text().strip() if text.is_file() else None
-            yield SourceClip(video, caption, tuple((picture,) for picture in self._pictures(video.stem)), str(video))
+            identities = tuple((picture,) for picture in references.get(video.stem, []))
+            yield SourceClip(video, caption_beside(video), identities, str(video))
 
-    def _pictures(self, stem: str) -> list[Picture]:
-        if self.references is None:
-            return []
-        found = (path for path in sorted(self.references.iterdir()) if path.suffix.lower() in PICTURES)
-        return [
-            Picture(path)
-            for path in found
-            if path.stem == stem or (path.stem[: len(stem) + 1] == f"{stem}." and path.stem[len(stem) + 1 :].isdigit())
-        ]
+    def _references(self) -> dict[str, list[Picture]]:
+        """Return the pictures by the name of the video that they belong to."""
+        found: dict[str, list[Picture]] = {}
+        for path in sorted(self.references.iterdir()) if self.references else []:
+            if path.suffix.lower() not in PICTURES:
+                continue
+            stem, _, number = path.stem.rpartition(".")
+            for name in {path.stem, stem if number.isdigit() else path.stem}:
+                found.setdefault(name, []).append(Picture(path))
+        return found
