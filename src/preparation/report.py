@@ -49,7 +49,9 @@ svg text { font: 11px system-ui, sans-serif; fill: #61707f; } svg rect { fill: v
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(530px, 1fr)); gap: 16px; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: 10px; overflow: hidden; }
 figure div { display: flex; flex-wrap: wrap; gap: 4px; } figure img { height: 96px; border-radius: 3px; }
-figure img.face { height: 72px; } figure div + div { margin-top: 4px; }
+figure div.frames { flex-wrap: nowrap; }
+figure div.frames img { height: auto; max-height: 96px; flex: 0 1 auto; min-width: 0; }
+figure img.face { height: 72px; } table.short { width: auto; min-width: 480px; } figure div + div { margin-top: 4px; }
 figcaption { font-size: 12.5px; margin-top: .5em; overflow-wrap: anywhere; }
 """
 
@@ -95,7 +97,7 @@ def _stages(prepared: Prepared) -> str:
         return ""
     head = "<tr><th>stage<th class=number>samples in<th class=number>out<th class=number>difference</tr>"
     note = "<p class=soft>Of what was made for this state of the set; what came from earlier runs is not counted.</p>"
-    return f"<h2>Stages</h2>{note}<table>{head}{rows}</table>"
+    return f"<h2>Stages</h2>{note}<table class=short>{head}{rows}</table>"
 
 
 def _dropped(prepared: Prepared) -> str:
@@ -216,7 +218,7 @@ def _figure(stored: StoredSample, reader: str) -> str:
         f"{info.get('width')} x {info.get('height')}, {info.get('num_frames')} frames at {info.get('fps', 0):.6g} fps"
     )
     return (
-        f"<figure><div>{''.join(_picture(frame) for frame in frames)}</div>"
+        f"<figure><div class=frames>{''.join(_picture(frame) for frame in frames)}</div>"
         + (f"<div>{''.join(faces[:9])}</div>" if faces else "")
         + f"<figcaption><code>{html.escape(stored.key)}</code> <span class=soft>{size}</span><br>"
         f"{html.escape(info['caption'][:300])}</figcaption></figure>"
