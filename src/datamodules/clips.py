@@ -3,7 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,34 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from ..recipes import describe
+from .cache import MODES, CachePlan, ClipView, plan_cache
 from .conditions import Condition
 from .frames import FrameSelection
 from .images import cover_and_crop
-from .samples import Sample, Skip
-from .shards import ShardSource, list_shards
+from .samples import BadSample, Sample, Skip
+from .shards import ShardSource, list_shards, read_shard
 from .stream import ShardLoader, ShardStream, StreamPlan
 from .video import get_reader
 
 log = logging.getLogger(__name__)
+
+
+NUM_LOOKED_AT = 8  # samples of a data set, to see what is cached
+
+
+class Clip:
+    """The frames of a sample, decoded when they are first asked for. `view`: which ones, and how large."""
+
+    def __init__(self, view: ClipView, decode: Callable[[], Tensor]):
+        self.view, self._decode = view, decode
+
+    @cached_property
+    def frames(self) -> Tensor:
+        return self._decode()
+
+    def __getitem__(self, place: Any) -> Tensor:
+        return self.frames[place]
 
 
 class ClipDataModule(LightningDataModule):
@@ -33,6 +53,11 @@ class ClipDataModule(LightningDataModule):
     pyav or decord. `shuffle_buffer`: how many samples a worker draws from, 0 for the order on disk. `keep_decoded`:
     hold decoded clips in memory, for data sets of a few thousand small clips. Samples that cannot be used are skipped,
     counted, and written to `skip_log` with the reason.
+
+    `cache`: what becomes of tensors that prepare.py stored (stages=cache). `auto`: a data set that has them is read
+    instead of computed, and a clip whose video is not needed is not decoded; `required`: likewise, and what is not
+    there ends the run; `never`: they are not looked at. Those of other settings end the run, those of another video or
+    caption are skipped like any sample that cannot be used.
     """
 
     def __init__(
@@ -53,6 +78,7 @@ class ClipDataModule(LightningDataModule):
         keep_decoded: bool = False,
         seed: int = 42,
         skip_log: str | None = None,
+        cache: str = "auto",
     ):
         super().__init__()
         self.num_frames, self.height, self.width = num_frames, height, width
@@ -67,12 +93,27 @@ class ClipDataModule(LightningDataModule):
         self.reader = get_reader(reader)
         self.shuffle_buffer, self.keep_decoded = shuffle_buffer, keep_decoded
         self.seed, self.skip_log = seed, skip_log
+        if cache not in MODES:
+            raise ValueError(f"cache={cache!r} is not one of {', '.join(MODES)}: datamodule.cache")
+        self.cache = cache
+        self.cache_plans: dict[str, CachePlan] = {}
         self.skipped: dict[tuple[str, str], Skip] = {}
         self._train_loader: ShardLoader | None = None
 
     def prepare_data(self) -> None:
         if self.source is not None:
             self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Find out what is cached. Raises ValueError where that was made with other settings than this run has."""
+        if self.trainer is None:
+            return
+        model: Any = self.trainer.lightning_module
+        sources = {"train": self.train_source, "val": self.val_source}
+        self.cache_plans = {
+            split: self._plan_cache(split, model, source) for split, source in sources.items() if source is not None
+        }
+        model.leave_idle(set.intersection(*(set(plan.recipes) for plan in self.cache_plans.values())))
 
     def train_dataloader(self) -> ShardLoader:
         self._train_loader = self._loader(self.train_source, endless=True)
@@ -86,17 +127,38 @@ class ClipDataModule(LightningDataModule):
         is_bytes = {name: isinstance(value, Tensor) and value.dtype == torch.uint8 for name, value in batch.items()}
         return {name: (value.float() - 127.5) / 127.5 if is_bytes[name] else value for name, value in batch.items()}
 
-    def load(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Decode `sample`. Raises BadSample where it cannot be used."""
-        video = sample.video
+    def clip(self, sample: Sample, rng: np.random.Generator) -> Clip:
+        """Return the clip of `sample`, not decoded yet. Raises BadSample where it cannot be used."""
         num_frames, fps = sample.info.get("num_frames"), sample.info.get("fps")
         if not num_frames or not fps:
-            info = self.reader.probe(video)
+            info = self.reader.probe(sample.video)
             num_frames, fps = info.num_frames, info.fps
         indices = self.frames(num_frames, fps, rng)
-        frames = cover_and_crop(self.reader.read(video, indices), self.height, self.width)
-        conditions = {name: condition.load(sample, frames, indices) for name, condition in self.conditions.items()}
-        return {"key": sample.key, "caption": sample.info["caption"], "pixel_values": frames, "conditions": conditions}
+
+        def decode() -> Tensor:
+            return cover_and_crop(self.reader.read(sample.video, indices), self.height, self.width)
+
+        return Clip(ClipView(tuple(indices), (len(indices), self.height, self.width)), decode)
+
+    def load(self, sample: Sample, rng: np.random.Generator, plan: CachePlan | None = None) -> dict[str, Any]:
+        """Return what a batch needs of `sample`, cached as `plan` says. Raises BadSample where it cannot be used."""
+        clip = self.clip(sample, rng)
+        loaded = {"key": sample.key, "caption": sample.info["caption"]} | (plan.load(sample, clip.view) if plan else {})
+        if plan is None or "pixel_values" not in plan.unread:
+            loaded["pixel_values"] = clip.frames
+        return loaded | {"conditions": self.load_conditions(sample, clip)}
+
+    def load_conditions(self, sample: Sample, clip: Clip) -> dict[str, Any]:
+        """Return what each condition keeps of `sample`."""
+        frames: Any = clip
+        return {name: one.load(sample, frames, list(clip.view.indices)) for name, one in self.conditions.items()}
+
+    def input_recipe(self, name: str) -> dict[str, Any]:
+        """Return how the part `name` of a batch is made of a sample: what cached tensors depend on beside the sample."""
+        if name == "caption":
+            return {}
+        clip = {"frames": describe(self.frames), "transform": "cover_and_crop 1", "reader": describe(self.reader)}
+        return clip if name == "pixel_values" else clip | {"conditions": describe(self.conditions)}
 
     def finish(self, loaded: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Return one sample of a batch, with this epoch's random choices."""
@@ -140,5 +202,31 @@ class ClipDataModule(LightningDataModule):
             shuffle_buffer=self.shuffle_buffer if endless else 0,
             endless=endless,
         )
-        stream = ShardStream(plan, self.load, self.finish, keep_decoded=self.keep_decoded)
+        cached = self.cache_plans.get("train" if endless else "val")
+        stream = ShardStream(plan, partial(self.load, plan=cached), self.finish, keep_decoded=self.keep_decoded)
         return ShardLoader(stream, on_skip=self.on_skip, pin_memory=torch.cuda.is_available())
+
+    def _plan_cache(self, split: str, model: Any, source: str | Sequence[str]) -> CachePlan:
+        samples = []
+        for _, raw in read_shard(list_shards(source)[0], stop=None):
+            if isinstance(raw, dict):
+                samples.append(raw)
+            if len(samples) == NUM_LOOKED_AT:
+                break
+        parsed = [sample for raw in samples if (sample := _parse(raw)) is not None]
+        plan = plan_cache(self.cache, model, {str(source): parsed}, self.input_recipe)
+        for sample in parsed:
+            try:
+                plan.load(sample, self.clip(sample, np.random.default_rng(0)).view)
+            except BadSample:
+                continue  # counted when its turn comes
+        if plan.recipes:
+            log.info("%s: %s are read from the shards", split, ", ".join(plan.recipes))
+        return plan
+
+
+def _parse(raw: dict[str, Any]) -> Sample | None:
+    try:
+        return Sample.parse(raw)
+    except BadSample:
+        return None

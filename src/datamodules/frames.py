@@ -72,7 +72,9 @@ class StridedFrames:
 
     def __call__(self, num_frames: int, fps: float, rng: np.random.Generator) -> list[int]:
         slack = max(0, num_frames - ((self.num_frames - 1) * self.stride + 1))
-        start = {"first": 0, "centre": slack // 2, "random": int(rng.integers(slack + 1))}[self.start]
+        start = (
+            int(rng.integers(slack + 1)) if self.start == "random" else {"first": 0, "centre": slack // 2}[self.start]
+        )
         return [min(start + i * self.stride, num_frames - 1) for i in range(self.num_frames)]
 
 
