@@ -35,8 +35,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": tensor_hash(value)}
     if isinstance(value, np.ndarray):
-        content = np.ascontiguousarray(value)
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": hashlib.sha256(content).hexdigest()}
+        content = hashlib.sha256(value.tobytes()).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": content}
     if isinstance(value, type):
         return describe_class(value)
     if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType, partial)):
@@ -51,7 +51,8 @@ def describe(value: Any) -> Any:
 def describe_class(kind: type) -> Recipe:
     """Return the name of a class, without the modules in between: moving it changes nothing, and its `version`."""
     name = f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
-    return {"class": name} | ({"version": kind.version} if isinstance(getattr(kind, "version", None), int) else {})
+    version = getattr(kind, "version", None)
+    return {"class": name} | ({"version": version} if isinstance(version, int) else {})
 
 
 def canonical(recipe: Any) -> bytes:
@@ -71,7 +72,7 @@ def differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
 def tensor_hash(tensor: torch.Tensor) -> str:
     """Return the sha256 of all values of `tensor`."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(content.numpy()).hexdigest()
+    return hashlib.sha256(content.numpy().data).hexdigest()
 
 
 def _short(value: Any) -> str:

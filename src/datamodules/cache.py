@@ -50,7 +50,7 @@ class CachePlan:
         return {**self.__dict__, "_started": {}}  # hashes that are begun cannot be sent to a worker
 
     def load(self, sample: Sample, view: ClipView) -> dict[str, Tensor]:
-        """Return the cached tensors of `sample` (without a batch axis, read-only), after checking that they are its own.
+        """Return the tensors of `sample`, without a batch axis and read-only, once they have proved to be its own.
 
         Raises BadSample where they are missing, damaged or of another video or caption, and ValueError where they were
         made with other settings or weights than this run has.

@@ -154,7 +154,7 @@ class ClipDataModule(LightningDataModule):
         return {name: one.load(sample, frames, list(clip.view.indices)) for name, one in self.conditions.items()}
 
     def input_recipe(self, name: str) -> dict[str, Any]:
-        """Return how the part `name` of a batch is made of a sample: what cached tensors depend on beside the sample."""
+        """Return how `name` of a batch is made of a sample: what cached tensors depend on beside the sample."""
         if name == "caption":
             return {}
         clip = {"frames": describe(self.frames), "transform": "cover_and_crop 1", "reader": describe(self.reader)}

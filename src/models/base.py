@@ -124,7 +124,9 @@ class VideoDiffusion(LightningModule, ABC):
         for name in unused_parts(self.cacheable(), cached) - {"autoencoder"}:
             # Outside of the tree of modules neither Lightning nor DDP moves it. It still answers, on the CPU.
             if name in self._modules:
-                self._idle_parts[name] = self.__dict__[name] = self._modules.pop(name)
+                part = getattr(self, name)
+                del self._modules[name]
+                self._idle_parts[name] = self.__dict__[name] = part
                 log.info("%s stays on the CPU: what it computes is cached", name)
 
     def step_losses(self, batch: Batch, draws: Draws) -> Tensor:
