@@ -21,7 +21,7 @@ class ShardFile:
         import webdataset
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open(self._temporary, "wb")  # noqa: SIM115
+        self._stream = open(self._temporary, "wb")
         self._writer = webdataset.TarWriter(self._stream, encoder=False, mtime=0)
         return self
 

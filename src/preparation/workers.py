@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -102,10 +103,8 @@ class _Worker:
 
     def give(self, job: _Job) -> None:
         self.jobs.append(job)
-        try:
+        with contextlib.suppress(OSError):  # it has just died, which `receive` will tell
             self.connection.send(job.item)
-        except OSError:
-            pass  # it has just died, which `receive` will tell
 
     def receive(self) -> tuple[str, Any] | None:
         """Return the next message; None where the process is dead."""

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from ...datamodules.samples import BadSample, Sample
 from ..sources.shards import StoredSample
 
-
 NEUTRAL = ("device", "batch_size", "num_threads")  # settings that change how long a stage takes, not what it makes
 
 
@@ -70,7 +69,7 @@ class SetStage(Stage, ABC):
         """Return what `plan` must know of a sample. Raises BadSample to drop it."""
 
     @abstractmethod
-    def plan(self, stored: Sequence[StoredSample], known: Sequence[Any]) -> list["Entry"]:
+    def plan(self, stored: Sequence[StoredSample], known: Sequence[Any]) -> list["PlannedEntry"]:
         """Return the new set. `known`: what `inspect` returned for each of the samples `stored`."""
 
 
@@ -88,21 +87,35 @@ class Entry(Protocol):
         ...
 
 
+class PlannedEntry(Entry, Protocol):
+    """An entry that a SetStage planned: `base` is the sample that it is made of."""
+
+    @property
+    def base(self) -> StoredSample: ...
+
+    def fingerprint(self, digests: Mapping[str, str]) -> Any:
+        """Return what `load` depends on beside `base`. `digests`: of the samples of the set, by key."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rejected:
     """An entry that is dropped when its turn comes, so that it is counted and reported like any other."""
 
-    entry: Entry
+    base: StoredSample
     reason: str
     detail: str
 
     @property
     def place(self) -> str:
-        return self.entry.place
+        return self.base.place
 
     @property
     def video(self) -> str:
-        return self.entry.video
+        return self.base.video
+
+    def fingerprint(self, digests: Mapping[str, str]) -> Any:
+        return ["rejected", self.reason, self.detail]
 
     def load(self) -> Sample:
         raise BadSample(self.reason, self.detail)

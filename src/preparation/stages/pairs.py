@@ -5,7 +5,7 @@ Source: Concat-ID project page, arXiv 2503.14151: pre-training, cross-video and 
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...datamodules.images import decode_image
 from ...datamodules.samples import BadSample, Sample
 from ...models.identity.analyzer import FaceAnalyzer
 from ..sources.shards import StoredSample
-from . import Entry, Rejected, SetStage
+from . import PlannedEntry, Rejected, SetStage
 
 KINDS = ("same", "cross", "trade_off")
 BLOCK_BYTES = 2**28  # of similarities that are held at once
@@ -88,7 +88,7 @@ class Pairs(SetStage):
             return [Pictures(tuple(identity["face"]), np.zeros((0, 0))) for identity in identities]
         return [self._embed(sample, identity["face"]) for identity in identities]
 
-    def plan(self, stored: Sequence[StoredSample], known: Sequence[list[Pictures]]) -> list[Entry]:
+    def plan(self, stored: Sequence[StoredSample], known: Sequence[list[Pictures]]) -> list[PlannedEntry]:
         if self.kind == "same":
             own = [
                 [[Reference(clip, suffix) for suffix in pictures.suffixes] for pictures in identities]
@@ -160,7 +160,7 @@ class Pairs(SetStage):
         digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
         return int(np.random.default_rng([self.seed, digest, number]).choice(candidates))
 
-    def _pair(self, clip: StoredSample, count: int, chosen: dict[tuple[str, int], Reference | float]) -> Entry:
+    def _pair(self, clip: StoredSample, count: int, chosen: dict[tuple[str, int], Reference | float]) -> PlannedEntry:
         references = []
         for number in range(count):
             choice = chosen[clip.key, number]
@@ -178,20 +178,24 @@ class Pairs(SetStage):
 class PairedClip:
     """A clip whose reference pictures (and their masks) are replaced by `references`, a list for each identity."""
 
-    clip: StoredSample
+    base: StoredSample
     references: list[list[Reference]]
     faces_from: str
 
     @property
     def place(self) -> str:
-        return self.clip.place
+        return self.base.place
 
     @property
     def video(self) -> str:
-        return self.clip.video
+        return self.base.video
+
+    def fingerprint(self, digests: Mapping[str, str]) -> Any:
+        references = [[[digests[one.stored.key], _source(one)] for one in some] for some in self.references]
+        return ["paired", references, self.faces_from]
 
     def load(self) -> Sample:
-        sample = self.clip.load()
+        sample = self.base.load()
         members = {suffix: data for suffix, data in sample.members.items() if not suffix.startswith("face.")}
         identities, number = [], 0
         for identity, references in zip(sample.info["identities"], self.references, strict=True):
