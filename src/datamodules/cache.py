@@ -9,16 +9,17 @@ sample tells whether a tensor is what the run would compute; if not, the two rec
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..recipes import Recipe, canonical, differences
 from .samples import BadSample, Sample
-from .tensors import TensorFile, dump_tensors
+from .tensors import TensorFile, dump_tensors, reuse_freed_memory
 
 MEMBER = "latents.safetensors"
+VIDEO_HASH = "video_sha256"  # in the json member of a sample without video
 MODES = ("auto", "required", "never")
 AGAIN = (
     "Make them again with prepare.py (stages=cache), use the settings that they were made with, or compute them in "
@@ -57,6 +58,7 @@ class CachePlan:
         """
         if not self.recipes:
             return {}
+        reuse_freed_memory()
         stored = StoredTensors.parse(sample)
         entries = {name: stored.entry(name) for name in self.recipes}
         for name, entry in entries.items():
@@ -176,24 +178,39 @@ def cache_key(recipe: Recipe, sources: Mapping[str, Any]) -> str:
 def clip_sources(sample: Sample, view: ClipView, inputs: Iterable[str]) -> dict[str, Any]:
     """Return what of `sample` the results depend on that are made of `inputs`.
 
-    Of the clip, that is which frames were taken and the hash of the video; a video that is not there has None.
+    Of the clip, that is which frames were taken and the hash of the video: of a video that was left out, the one in the
+    `json` member, or None.
     """
     sources: dict[str, Any] = {}
     for name in inputs:
         if name == "caption":
             sources["caption"] = _hash(sample.info["caption"].encode())
         elif name == "pixel_values":
-            video = _video(sample)
-            sources |= {"frames": list(view.indices), "video": None if video is None else _hash(video)}
+            sources |= {"frames": list(view.indices), "video": video_hash(sample)}
         else:
             sources["conditions"] = _condition_hash(sample)
     return sources
 
 
+def video_hash(sample: Sample) -> str | None:
+    """Return the hash of the video, or what the `json` member says of one that was left out."""
+    video = _video(sample)
+    return sample.info.get(VIDEO_HASH) if video is None else _hash(video)
+
+
+def without_video(sample: Sample) -> Sample:
+    """Return `sample` without its video, of which the hash stays in the `json` member."""
+    video = _video(sample)
+    if video is None:
+        return sample
+    members = {suffix: data for suffix, data in sample.members.items() if data is not video}
+    return replace(sample, members=members, info={**sample.info, VIDEO_HASH: _hash(video)})
+
+
 def check_sources(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise BadSample where `name` was made of another video, other frames or another caption than the sample has now.
 
-    A video that was left out of the shards cannot be compared.
+    A video that nothing is known of cannot be compared.
     """
     for source, value in found.items():
         if source == "video" and now.get(source, "") is None:

@@ -16,7 +16,8 @@ from likeness.config import compose_config
 from likeness.datamodules.cache import MEMBER, ClipView, StoredTensors
 from likeness.datamodules.samples import BadSample, Sample
 from likeness.datamodules.tensors import TensorFile, dump_tensors
-from likeness.models.frozen import content_hash
+from likeness.models.concat_id import ConcatID
+from likeness.models.frozen import Cacheable, FrozenPart, content_hash
 from likeness.preparation.stages.cache import Cache
 from likeness.toy.world import ToyWorld, draw_group
 
@@ -249,6 +250,53 @@ def test_refused_samples_are_counted_and_the_others_train(tmp_path, ready):
     assert {skip.key: skip.reason for skip in data.skipped.values()} == {
         what.replace(" ", "_"): reason for what, (reason, _) in SAMPLES.items()
     }
+
+
+def test_members_that_changed_places_are_refused_without_the_videos_too(plain):
+    stage = Cache(experiment="concat_id", overrides=TINY, device="cpu", tensors=["latents"], keep_video=False)
+    first, second = stage.run(plain[:2])
+    assert "mp4" not in first.members
+    view = view_of(stage.datamodule, first)
+    assert stage.plan.load(first, view)
+    with pytest.raises(BadSample, match="made of another video"):
+        stage.plan.load(replace(first, members=second.members), view)
+    again = stage.run([first])[0]
+    assert again == first
+
+
+class FirstFrame(FrozenPart):
+    """Stands for an image encoder of another method."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values[:, :, 0].mean(dim=(2, 3))[:, None]
+
+
+class WithImageEmbeds(ConcatID):
+    """A method that brings one more thing that can be cached."""
+
+    def __init__(self, *, image_encoder: FirstFrame, **settings):
+        super().__init__(**settings)
+        self.image_encoder = image_encoder
+
+    @classmethod
+    def cacheable(cls):
+        added = Cacheable(("image_encoder",), ("pixel_values",), embed_image)
+        return super().cacheable() | {"image_embeds": added}
+
+
+def embed_image(image_encoder: FirstFrame, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"image_embeds": image_encoder(pixel_values)}
+
+
+def test_a_method_adds_what_it_can_cache_without_a_change_elsewhere(tmp_path, plain):
+    words = [f"model._target_={__name__}.WithImageEmbeds", f"+model.image_encoder._target_={__name__}.FirstFrame"]
+    folder = store(tmp_path / "all", cached(plain, *words))
+    *_, seen = train(folder, *words, "datamodule.cache=required")
+    assert {"latents", "prompt_embeds", "image_embeds"} <= seen
+    assert "pixel_values" not in seen
+    folder = store(tmp_path / "some", cached(plain, *words, tensors=["latents"]))
+    *_, seen = train(folder, *words)
+    assert {"latents", "pixel_values"} <= seen  # the image encoder has yet to see the clip
 
 
 def test_no_bytes_do_more_than_be_refused(ready, stage):

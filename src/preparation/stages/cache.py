@@ -28,6 +28,7 @@ from ...datamodules.cache import (
     dump_cache,
     full_recipe,
     make_recipes,
+    without_video,
 )
 from ...datamodules.samples import BadSample, Sample
 from ...models.frozen import Cacheable, cache_recipe
@@ -216,9 +217,8 @@ class Cache(BatchStage):
                 members[MEMBER] = dump_cache(seen.made, seen.stored)
             except BadSample:  # what else is stored is broken: it is left out
                 members[MEMBER] = dump_cache(seen.made)
-        if not self.keep_video:
-            members = {suffix: data for suffix, data in members.items() if data is not sample.video}
-        return replace(sample, members=members)
+        stored = replace(sample, members=members)
+        return stored if self.keep_video else without_video(stored)
 
 
 @dataclass
