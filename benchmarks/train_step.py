@@ -55,7 +55,7 @@ def data() -> ClipDataModule:
         num_frames=3,
         height=32,
         width=32,
-        frames=StridedFrames(3, stride=4),
+        frames=StridedFrames(stride=4),
         source=source,
         batch_size=16,
         keep_decoded=True,

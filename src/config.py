@@ -117,6 +117,9 @@ class PrepareConfig:
     reader: str = "pyav"
     samples_per_shard: int = 500
     num_workers: int | None = None
+    keep_stages: bool = False
+    check: str | None = None
+    full: bool = False
     analyzer: Any = None
     parser: Any = None
     preprocess: Any = None

@@ -17,8 +17,7 @@ def check_sources(config: DictConfig) -> None:
             f"Without weights, any experiment runs with debug=tiny."
         )
     for split in ("train", "val"):
-        source = OmegaConf.select(config, f"datamodule.{split}", throw_on_missing=False)
-        for place in [source] if isinstance(source, str) else source or []:
+        for place in _places(OmegaConf.select(config, f"datamodule.{split}", throw_on_missing=False)):
             if _is_plain_path(place) and not Path(place).exists():
                 raise ValueError(
                     f"datamodule.{split}={place} does not exist. Make shards of your videos with\n"
@@ -58,6 +57,16 @@ def check_machine(config: DictConfig) -> None:
                 "trainer.accelerator=cpu, or install "
                 "a CUDA build of torch and check nvidia-smi"
             )
+
+
+def _places(source: Any) -> list[str]:
+    """Return the places of shards in a setting that may be one, a list, or a mixture of data sets by name."""
+    if isinstance(source, str):
+        return [source]
+    if OmegaConf.is_dict(source):
+        parts = source.values()
+        return [place for part in parts for place in _places(part.get("shards") if OmegaConf.is_dict(part) else part)]
+    return [place for part in source or [] for place in _places(part)]
 
 
 def _choice(config: DictConfig, group: str) -> Any:

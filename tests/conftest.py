@@ -92,6 +92,13 @@ def write_shards(folder: Path, samples: list[tuple[str, dict[str, bytes]]], per_
     return folder
 
 
+def read_shard(shard) -> list[tuple[int, dict]]:
+    """Return (position, sample) of the samples of a shard, as webdataset gives them: members by suffix, `__key__`."""
+    from webdataset.tariterators import tarfile_samples
+
+    return list(enumerate(tarfile_samples([{"url": shard.url}])))
+
+
 def clip_sample(key: str, seed: int = 0, num_frames: int = 12, **info) -> tuple[str, dict[str, bytes]]:
     """Return (key, members) of a sample with a drawn video, a reference picture and whatever `info` changes."""
     from likeness.media import encode_mp4, encode_png

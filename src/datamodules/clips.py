@@ -3,8 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +13,35 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from ..recipes import describe
-from .cache import MODES, CachePlan, ClipView, plan_cache
-from .conditions import Condition
-from .frames import FrameSelection
-from .images import cover_and_crop
-from .samples import BadSample, Sample, Skip
-from .shards import ShardSource, list_shards, read_shard
-from .stream import ShardLoader, ShardStream, StreamPlan
+from .buckets import Bucket, Buckets
+from .conditions import Clip, Condition
+from .frames import ChosenFrames, FrameSelection
+from .images import CoverAndCrop, Geometry, Transform
+from .mixture import Mixture, Source
+from .plan import Part, StreamPlan
+from .remote import Fetcher
+from .samples import PICTURE_EXTENSIONS, Sample, Skip
+from .shards import ShardSource
+from .stream import BatchMaker, ShardLoader
 from .video import get_reader
 
 log = logging.getLogger(__name__)
 
 
-NUM_LOOKED_AT = 8  # samples of a data set, to see what is cached
-
-
-class Clip:
-    """The frames of a sample, decoded when they are first asked for. `view`: which ones, and how large."""
-
-    def __init__(self, view: ClipView, decode: Callable[[], Tensor]):
-        self.view, self._decode = view, decode
-
-    @cached_property
-    def frames(self) -> Tensor:
-        return self._decode()
-
-    def __getitem__(self, place: Any) -> Tensor:
-        return self.frames[place]
-
-
 class ClipDataModule(LightningDataModule):
-    """Streams clips of one size.
+    """Streams clips: all of one size, or of several in `buckets`.
 
-    A batch holds `pixel_values` (b 3 f h w), `caption` (b strings), `key`, and each condition's tensors.
+    A batch holds `pixel_values` (b 3 f h w), `caption` (b strings), `key`, what `frames` tells of its choice, and each
+    condition's tensors. Pictures among the samples are clips of one frame.
 
-    `train`, `val`: where the shards are (see `list_shards`), or `source`: an object that makes them on first use.
-    `frames`: which frames of a video become the clip. `conditions`: by name, what else is read from a sample. `reader`:
-    pyav or decord. `shuffle_buffer`: how many samples a worker draws from, 0 for the order on disk. `keep_decoded`:
-    hold decoded clips in memory, for data sets of a few thousand small clips. Samples that cannot be used are skipped,
-    counted, and written to `skip_log` with the reason.
-
-    `cache`: what becomes of tensors that prepare.py stored (stages=cache). `auto`: a data set that has them is read
-    instead of computed, and a clip whose video is not needed is not decoded; `required`: likewise, and what is not
-    there ends the run; `never`: they are not looked at. Those of other settings end the run, those of another video or
-    caption are skipped like any sample that cannot be used.
+    `train`, `val`: where the shards are (see `list_shards`), or a mixture of data sets (see `Mixture.open`), or
+    `source`: an object that makes them on first use. `num_frames`, `height`, `width`: of every clip, without `buckets`,
+    with `batch_size` of them in a batch. `frames`: which frames of a video become the clip. `transform`: how they are
+    brought to its size, Concat-ID's way by default. `conditions`: by name, what else is read from a sample. `reader`:
+    pyav, decord or torchcodec. `shuffle_buffer`: how far a sample moves from its place on disk in training, beside the
+    order of the shards; 0 for the order on disk. `keep_decoded`: hold decoded clips in memory, for data sets of a few
+    thousand small clips. `fetcher`: for shards elsewhere. Samples that cannot be used are skipped, counted, and written
+    to `skip_log` with the reason.
     """
 
     def __init__(
@@ -68,35 +52,39 @@ class ClipDataModule(LightningDataModule):
         width: int,
         frames: FrameSelection,
         conditions: Mapping[str, Condition],
-        train: str | Sequence[str] | None = None,
-        val: str | Sequence[str] | None = None,
+        transform: Transform | None = None,
+        train: Source | None = None,
+        val: Source | None = None,
         source: ShardSource | None = None,
         batch_size: int = 1,
+        buckets: Buckets | None = None,
         num_workers: int = 0,
         reader: str = "pyav",
         shuffle_buffer: int = 1000,
         keep_decoded: bool = False,
+        fetcher: Fetcher | None = None,
         seed: int = 42,
         skip_log: str | None = None,
-        cache: str = "auto",
     ):
         super().__init__()
         self.num_frames, self.height, self.width = num_frames, height, width
         self.frames, self.conditions = frames, dict(conditions)
+        self.transform = transform or CoverAndCrop()
         if (source is None) == (train is None and val is None):
             raise ValueError(
                 "set datamodule.train (and datamodule.val) to folders of shards, or datamodule.source, not both"
             )
+        if batch_size < 1 or num_workers < 0 or shuffle_buffer < 0:
+            raise ValueError(
+                f"batch_size={batch_size} must be at least 1, num_workers={num_workers} and shuffle_buffer="
+                f"{shuffle_buffer} at least 0: datamodule"
+            )
         self.source = source
         self.train_source, self.val_source = (train, val) if source is None else (source.train, source.val)
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.reader = get_reader(reader)
+        self.batch_size, self.num_workers, self.buckets = batch_size, num_workers, buckets
+        self.reader, self.fetcher = get_reader(reader), fetcher or Fetcher()
         self.shuffle_buffer, self.keep_decoded = shuffle_buffer, keep_decoded
         self.seed, self.skip_log = seed, skip_log
-        if cache not in MODES:
-            raise ValueError(f"cache={cache!r} is not one of {', '.join(MODES)}: datamodule.cache")
-        self.cache = cache
-        self.cache_plans: dict[str, CachePlan] = {}
         self.skipped: dict[tuple[str, str], Skip] = {}
         self._train_loader: ShardLoader | None = None
 
@@ -104,65 +92,37 @@ class ClipDataModule(LightningDataModule):
         if self.source is not None:
             self.source.prepare()
 
-    def setup(self, stage: str) -> None:
-        """Find out what is cached. Raises ValueError where that was made with other settings than this run has."""
-        if self.trainer is None:
-            return
-        model: Any = self.trainer.lightning_module
-        sources = {"train": self.train_source, "val": self.val_source}
-        self.cache_plans = {
-            split: self._plan_cache(split, model, source) for split, source in sources.items() if source is not None
-        }
-        model.leave_idle(set.intersection(*(set(plan.recipes) for plan in self.cache_plans.values())))
-
     def train_dataloader(self) -> ShardLoader:
-        self._train_loader = self._loader(self.train_source, endless=True)
+        self._train_loader = self._loader(self.train_source, "train", endless=True)
         return self._train_loader
 
     def val_dataloader(self) -> ShardLoader | list:
-        return [] if self.val_source is None else self._loader(self.val_source, endless=False)
+        return [] if self.val_source is None else self._loader(self.val_source, "val", endless=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Turn the bytes that workers send into pixels in [-1, 1], on the device: (x - 127.5) / 127.5."""
-        is_bytes = {name: isinstance(value, Tensor) and value.dtype == torch.uint8 for name, value in batch.items()}
-        return {name: (value.float() - 127.5) / 127.5 if is_bytes[name] else value for name, value in batch.items()}
+        """Turn the bytes of pictures that workers send into pixels in [-1, 1], on the device: (x - 127.5) / 127.5."""
 
-    def clip(self, sample: Sample, rng: np.random.Generator) -> Clip:
-        """Return the clip of `sample`, not decoded yet. Raises BadSample where it cannot be used."""
-        num_frames, fps = sample.info.get("num_frames"), sample.info.get("fps")
-        if not num_frames or not fps:
-            info = self.reader.probe(sample.video)
-            num_frames, fps = info.num_frames, info.fps
-        indices = self.frames(num_frames, fps, rng)
+        def is_bytes(name: str, value: Any) -> bool:
+            return name.endswith("pixel_values") and isinstance(value, Tensor) and value.dtype == torch.uint8
 
-        def decode() -> Tensor:
-            return cover_and_crop(self.reader.read(sample.video, indices), self.height, self.width)
+        return {
+            name: (value.float() - 127.5) / 127.5 if is_bytes(name, value) else value for name, value in batch.items()
+        }
 
-        return Clip(ClipView(tuple(indices), (len(indices), self.height, self.width)), decode)
-
-    def load(self, sample: Sample, rng: np.random.Generator, plan: CachePlan | None = None) -> dict[str, Any]:
-        """Return what a batch needs of `sample`, cached as `plan` says. Raises BadSample where it cannot be used."""
-        clip = self.clip(sample, rng)
-        loaded = {"key": sample.key, "caption": sample.info["caption"]} | (plan.load(sample, clip.view) if plan else {})
-        if plan is None or "pixel_values" not in plan.unread:
-            loaded["pixel_values"] = clip.frames
-        return loaded | {"conditions": self.load_conditions(sample, clip)}
-
-    def load_conditions(self, sample: Sample, clip: Clip) -> dict[str, Any]:
-        """Return what each condition keeps of `sample`."""
-        frames: Any = clip
-        return {name: one.load(sample, frames, list(clip.view.indices)) for name, one in self.conditions.items()}
-
-    def input_recipe(self, name: str) -> dict[str, Any]:
-        """Return how `name` of a batch is made of a sample: what cached tensors depend on beside the sample."""
-        if name == "caption":
-            return {}
-        clip = {"frames": describe(self.frames), "transform": "cover_and_crop 1", "reader": describe(self.reader)}
-        return clip if name == "pixel_values" else clip | {"conditions": describe(self.conditions)}
+    def load(self, shapes: Sequence[Bucket], sample: Sample, bucket: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Decode `sample` into the shape of its bucket. Raises BadSample where it cannot be used."""
+        shape = shapes[bucket]
+        info = self._described(sample)
+        chosen = self.frames(info, shape.num_frames, rng)
+        clip = Clip(chosen, partial(self._frames, sample, chosen, shape, rng))
+        conditions = {name: condition.load(sample, clip) for name, condition in self.conditions.items()}
+        labels = {name: torch.tensor(value) for name, value in chosen.labels.items()}
+        fixed = {"key": sample.key, "caption": sample.info["caption"], "pixel_values": clip.frames, **labels}
+        return {"fixed": fixed, "conditions": conditions}
 
     def finish(self, loaded: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Return one sample of a batch, with this epoch's random choices."""
-        batch = {name: value for name, value in loaded.items() if name != "conditions"}
+        batch = dict(loaded["fixed"])
         for name, condition in self.conditions.items():
             batch |= condition.finish(loaded["conditions"][name], rng)
         return batch
@@ -188,45 +148,73 @@ class ClipDataModule(LightningDataModule):
             f" (listed in {self.skip_log})" if self.skip_log else ""
         )
 
-    def _loader(self, source: str | Sequence[str] | None, *, endless: bool) -> ShardLoader:
+    def _described(self, sample: Sample) -> dict[str, Any]:
+        """Return the sample's json with what its video says where the json says nothing."""
+        info = sample.info
+        if sample.video_suffix in PICTURE_EXTENSIONS:
+            return {**info, "num_frames": 1, "fps": info.get("fps") or 1.0}
+        if info.get("num_frames") and info.get("fps"):
+            return info
+        return {**info, **vars(self.reader.probe(sample.video))}
+
+    def _frames(
+        self, sample: Sample, chosen: ChosenFrames, shape: Bucket, rng: np.random.Generator
+    ) -> tuple[Tensor, Geometry]:
+        return self.transform(self.reader.read(sample.video, chosen.indices), shape.height, shape.width, rng)
+
+    def _loader(self, source: Source | None, split: str, *, endless: bool) -> ShardLoader:
         if source is None:
             raise ValueError("no training data: set datamodule.train to a folder of shards (prepare.py writes one)")
-        trainer = self.trainer
+        samples = Mixture.open(source, self.fetcher, f"datamodule.{split}")
+        shapes, bucket_of = self._buckets(samples)
         plan = StreamPlan(
-            shards=tuple(list_shards(source)),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            parts=samples.parts if endless else tuple(Part(part.shard_sizes) for part in samples.parts),
+            bucket_of=bucket_of,
+            batch_sizes=tuple(self.buckets.batch_size(shape) if self.buckets else self.batch_size for shape in shapes),
             seed=self.seed,
+            shuffle_buffer=self.shuffle_buffer if endless else 0,
+        )
+        maker = BatchMaker(
+            samples,
+            plan,
+            partial(self.load, shapes),
+            self.finish,
+            keep_decoded=self.keep_decoded,
+            substitute=endless,
+        )
+        trainer = self.trainer
+        return ShardLoader(
+            maker,
+            on_skip=self.on_skip,
+            num_workers=self.num_workers,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            shuffle_buffer=self.shuffle_buffer if endless else 0,
             endless=endless,
+            pin_memory=torch.cuda.is_available(),
         )
-        cached = self.cache_plans.get("train" if endless else "val")
-        stream = ShardStream(plan, partial(self.load, plan=cached), self.finish, keep_decoded=self.keep_decoded)
-        return ShardLoader(stream, on_skip=self.on_skip, pin_memory=torch.cuda.is_available())
 
-    def _plan_cache(self, split: str, model: Any, source: str | Sequence[str]) -> CachePlan:
-        samples = []
-        for _, raw in read_shard(list_shards(source)[0], stop=None):
-            if isinstance(raw, dict):
-                samples.append(raw)
-            if len(samples) == NUM_LOOKED_AT:
-                break
-        parsed = [sample for raw in samples if (sample := _parse(raw)) is not None]
-        plan = plan_cache(self.cache, model, {str(source): parsed}, self.input_recipe)
-        for sample in parsed:
-            try:
-                plan.load(sample, self.clip(sample, np.random.default_rng(0)).view)
-            except BadSample:
-                continue  # counted when its turn comes
-        if plan.recipes:
-            log.info("%s: %s are read from the shards", split, ", ".join(plan.recipes))
-        return plan
-
-
-def _parse(raw: dict[str, Any]) -> Sample | None:
-    try:
-        return Sample.parse(raw)
-    except BadSample:
-        return None
+    def _buckets(self, samples: Mixture) -> tuple[list[Bucket], np.ndarray]:
+        """Return the shapes there are, and which of them each sample has; -1 for one that cannot be used."""
+        table = samples.table
+        shapes = np.empty((len(samples), 4), int)
+        shapes[:, :3] = (
+            (self.num_frames, self.height, self.width)
+            if self.buckets is None
+            else self.buckets.shapes(table, self.frames)
+        )
+        counts = np.zeros((1, len(samples)), int)
+        if self.conditions:
+            counts = np.stack([one.num_references(table["references"].copy()) for one in self.conditions.values()])
+        shapes[:, 3] = counts.max(axis=0)
+        unusable = {
+            ("damaged shard", "the shard cannot be read where it should be"): table["end"] <= table["start"],
+            ("too few references", "it has fewer pictures than datamodule.conditions want"): counts.min(axis=0) < 0,
+            ("too short", "it fills no length of datamodule.buckets"): shapes[:, 0] == 0,
+        }
+        usable = np.ones(len(samples), bool)
+        for (reason, detail), flags in unusable.items():
+            for number in np.flatnonzero(flags & usable):
+                self.on_skip(Skip(*samples.place(int(number)), reason, detail))
+            usable &= ~flags
+        found, bucket_of = np.unique(shapes, axis=0, return_inverse=True)
+        return [Bucket(*map(int, row)) for row in found], np.where(usable, bucket_of.reshape(-1), -1)

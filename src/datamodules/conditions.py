@@ -1,14 +1,17 @@
 """Conditioning data beside the caption: from a shard in training, from a user's request in sampling."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .images import decode_image, fit_and_pad
+from .frames import ChosenFrames
+from .images import Geometry, decode_image, fit_and_pad
 from .samples import BadSample, Sample
 
 MAX_REFERENCES = 3  # what Concat-ID was made for: its position table has room for no more
@@ -22,20 +25,50 @@ class SampleRequest:
     references: Sequence[np.ndarray]
 
 
-class Condition(Protocol):
+class Clip:
+    """The clip that a condition goes with. Its frames are decoded when somebody asks for them.
+
+    `chosen`: which frames of the video it is made of. `frames` (3 f h w) uint8; `geometry`: where they lie in those of
+    the video. `make` returns both.
+    """
+
+    def __init__(self, chosen: ChosenFrames, make: Callable[[], tuple[Tensor, Geometry]]):
+        self.chosen, self._make = chosen, make
+
+    @property
+    def frames(self) -> Tensor:
+        return self._made[0]
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._made[1]
+
+    @cached_property
+    def _made(self) -> tuple[Tensor, Geometry]:
+        return self._make()
+
+
+class Condition(ABC):
     """One kind of conditioning data: out of a shard in training, out of a user's request in sampling."""
 
-    def load(self, sample: Sample, frames: Tensor, indices: Sequence[int]) -> Any:
-        """Decode what `sample` holds. `frames`: the clip (3 f h w) uint8, made of the video's frames `indices`."""
-        ...
+    @abstractmethod
+    def load(self, sample: Sample, clip: Clip) -> Any:
+        """Decode what `sample` holds beside its `clip`. Raises BadSample where it cannot be used."""
 
+    @abstractmethod
     def finish(self, loaded: Any, rng: np.random.Generator) -> dict[str, Tensor]:
         """Make the random choices of this epoch and return the batch's tensors, without the batch axis."""
-        ...
 
+    @abstractmethod
     def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
         """Return the same tensors for `request`. Raises ValueError where it does not fit."""
-        ...
+
+    def num_references(self, identities: np.ndarray) -> np.ndarray:
+        """Return how many references a clip with so many `identities` that have a picture gets; -1: it has too few.
+
+        Clips share a batch where the answer is the same.
+        """
+        return np.zeros_like(identities)
 
 
 def request_batch(conditions: Mapping[str, Condition], requests: Sequence[SampleRequest]) -> dict[str, Any]:
@@ -47,7 +80,7 @@ def request_batch(conditions: Mapping[str, Condition], requests: Sequence[Sample
     return batch
 
 
-class ReferenceImages:
+class ReferenceImages(Condition):
     """`reference_pixel_values` (3 k h w) in [-1, 1]: a picture of each of the clip's first `max_references` identities.
 
     Clips with fewer than `min_references` are skipped; those in between share a run, and a batch holds equal counts.
@@ -82,16 +115,27 @@ class ReferenceImages:
         self.mask_probability = mask_probability
         self.without_face = without_face
 
-    def load(self, sample: Sample, frames: Tensor, indices: Sequence[int]) -> list[list[tuple[Tensor, Tensor | None]]]:
+    def num_references(self, identities: np.ndarray) -> np.ndarray:
+        counts = np.minimum(identities, self.max_references)
+        counts[identities < self.min_references] = -1
+        if self._may_use_first_frame:
+            counts[identities == 0] = 1
+        return counts
+
+    def load(self, sample: Sample, clip: Clip) -> list[list[tuple[Tensor, Tensor | None]]]:
         """Return, for each identity, its pictures, each plain and (or None) with a black background."""
-        identities = [identity["face"] for identity in sample.info.get("identities", []) if identity.get("face")]
-        if not identities and self.without_face == "first_frame" and self.min_references == 1:
-            return [[(self._fit(frames[:, 0].permute(1, 2, 0).numpy()), None)]]
+        identities = [identity["face"] for identity in sample.identities]
+        if not identities and self._may_use_first_frame:
+            return [[(self._fit(clip.frames[:, 0].permute(1, 2, 0).numpy()), None)]]
         if len(identities) < self.min_references:
             raise BadSample(
                 "too few references", f"{len(identities)} identities with a picture, {self.min_references} wanted"
             )
         return [[self._picture(sample, suffix) for suffix in faces] for faces in identities[: self.max_references]]
+
+    @property
+    def _may_use_first_frame(self) -> bool:
+        return self.without_face == "first_frame" and self.min_references == 1
 
     def finish(self, loaded: list[list[tuple[Tensor, Tensor | None]]], rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = []

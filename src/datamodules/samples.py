@@ -1,10 +1,12 @@
 """One sample of a shard, and what happens to one that cannot be used."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 VIDEO_EXTENSIONS = ("mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "ts")
+PICTURE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")  # a picture in the place of the video is a clip of one frame
 
 
 class BadSample(ValueError):
@@ -48,7 +50,7 @@ class Sample:
             raise BadSample("no json member", f"members are {', '.join(sorted(members)) or 'none'}")
         try:
             info = json.loads(members["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadSample("broken json member", str(error)) from error
         if not isinstance(info, dict) or not isinstance(info.get("caption"), str):
             raise BadSample("no caption", "the json member has no string under `caption`")
@@ -62,8 +64,26 @@ class Sample:
 
     @property
     def video(self) -> bytes:
-        """The bytes of the clip. Raises BadSample where there is none."""
-        for extension in VIDEO_EXTENSIONS:
+        """The bytes of the clip: a video, or a picture that is a clip of one frame. Raises BadSample without one."""
+        return self.members[self.video_suffix]
+
+    @property
+    def video_suffix(self) -> str:
+        """The name of the member that `video` returns. Raises BadSample where there is none."""
+        for extension in (*VIDEO_EXTENSIONS, *PICTURE_EXTENSIONS):
             if extension in self.members:
-                return self.members[extension]
+                return extension
         raise BadSample("no video member", f"members are {', '.join(sorted(self.members))}")
+
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """The identities that have a picture. Raises BadSample where the `json` member says something else."""
+        identities = self.info.get("identities") or []
+        if not isinstance(identities, list) or not all(isinstance(identity, dict) for identity in identities):
+            raise BadSample("broken json member", "`identities` is not a list of objects")
+        return [identity for identity in identities if has_picture(identity)]
+
+
+def has_picture(identity: Any) -> bool:
+    """True for an entry of `identities` that names a reference picture."""
+    return isinstance(identity, Mapping) and isinstance(identity.get("face"), list) and bool(identity["face"])

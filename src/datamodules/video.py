@@ -1,13 +1,36 @@
-"""Video decoding behind one interface: `get_reader("pyav")` or `get_reader("decord")`."""
+"""Video decoding behind one interface: `get_reader("pyav")`, `get_reader("decord")` or `get_reader("torchcodec")`.
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+Frame i is the i-th one shown, for every reader, whatever its time. What the readers do with awkward files (each line is
+tested in `tests/datamodules/test_video.py`; a refusal is a BadSample that says what to change):
+
+| file | pyav | decord | torchcodec |
+|---|---|---|---|
+| H.264, HEVC, VP9, ProRes, QuickTime RLE in mp4, mov, mkv or webm | yes | as pyav | as pyav |
+| variable frame rate; alpha (is dropped) | yes | as pyav | as pyav |
+| odd sizes in 4:2:0, 10 bits, interlaced | yes | other colours at edges | other colours at edges |
+| turned by metadata (mirrored) | upright | refused: garbled | upright (refused) |
+| AV1 | yes | refused: no decoder | yes |
+| hidden by an edit list, cut between key frames, without times | yes | refused | refused |
+| avi, mpegts, raw streams; VP8 | yes, read from the start | refused | refused |
+| open groups of pictures: H.264 (HEVC) | yes | refused: seeks wrong | refused (as pyav) |
+| several video streams: FFmpeg's best | yes | refused: another one | as pyav |
+| truncated, empty, garbage, no video stream, changing size | refused | refused | refused |
+| png, jpg, webp, gif: one frame, upright as EXIF says | yes | as pyav | as pyav |
+| above MAX_PIXELS a frame, MAX_BYTES a clip | refused | refused | refused |
+
+A truncated mpegts or raw stream cannot be told from a short one.
+Other colours: each library interpolates 4:2:0 chroma in its own way where FFmpeg has no exact fast path.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
+from .containers import check_whole
+from .images import decode_image, is_picture
+from .limits import MAX_BYTES
 from .samples import BadSample
 
 
@@ -21,119 +44,70 @@ class VideoInfo:
     width: int
 
 
-class VideoReader(Protocol):
+class VideoReader(ABC):
     """Decodes clips from bytes. Every reader gives the same frames: index 0 is the first one shown."""
 
     def probe(self, data: bytes) -> VideoInfo:
-        """Return what `data` holds, by decoding it. Raises BadSample where it cannot be decoded."""
-        ...
+        """Return what `data` holds. Raises BadSample where it cannot be decoded. A picture has one frame at 1 fps."""
+        if is_picture(data):
+            return VideoInfo(1, 1.0, *decode_image(data, "the clip").shape[:2])
+        check_whole(data)
+        return self._probe(data)
 
     def read(self, data: bytes, indices: Sequence[int]) -> np.ndarray:
         """Return the frames (n h w 3, uint8 RGB) at `indices`, in that order, repeats allowed.
 
         Raises BadSample for an unreadable file and for an index past its end.
         """
-        ...
+        if len(indices) == 0 or min(indices) < 0:
+            raise ValueError(f"indices={list(indices)} must name at least one frame, counted from 0")
+        if is_picture(data):
+            return self._picture(data, indices)
+        check_whole(data)
+        return self._read(data, indices)
+
+    @abstractmethod
+    def _probe(self, data: bytes) -> VideoInfo: ...
+
+    @abstractmethod
+    def _read(self, data: bytes, indices: Sequence[int]) -> np.ndarray: ...
+
+    @staticmethod
+    def _picture(data: bytes, indices: Sequence[int]) -> np.ndarray:
+        pixels = decode_image(data, "the clip")
+        if max(indices) > 0:
+            raise past_end(indices, 1)
+        check_bytes(len(indices), *pixels.shape[:2])
+        return np.repeat(pixels[None], len(indices), axis=0)
 
 
-class PyAVReader:
-    """The default: FFmpeg through PyAV, counted in presentation order, rotated as the file's metadata says."""
+def past_end(indices: Sequence[int], num_frames: int) -> BadSample:
+    """Return the error for `indices` of which one lies past the end of `num_frames` frames."""
+    return BadSample("unreadable video", f"frame {max(indices)} was asked for, {num_frames} could be decoded")
 
-    def probe(self, data: bytes) -> VideoInfo:
-        num_frames, shape, fps = 0, (0, 0), 0.0
-        for frame, rate in self._frames(data):
-            if num_frames == 0:
-                shape, fps = _upright(frame).shape[:2], rate
-            num_frames += 1
-        if num_frames == 0:
-            raise BadSample("unreadable video", "no frame could be decoded")
-        return VideoInfo(num_frames, fps, *shape)
 
-    def read(self, data: bytes, indices: Sequence[int]) -> np.ndarray:
-        wanted, found = set(indices), {}
-        for index, (frame, _) in enumerate(self._frames(data)):
-            if index in wanted:
-                found[index] = _upright(frame)
-                if len(found) == len(wanted):
-                    return np.stack([found[i] for i in indices])
+def check_bytes(num_frames: int, height: int, width: int) -> None:
+    """Raise BadSample where so many frames of that size are more than MAX_BYTES in memory."""
+    if num_frames * height * width * 3 > MAX_BYTES:
         raise BadSample(
-            "unreadable video", f"frame {max(wanted)} was asked for, {index + 1 if found else 0} could be decoded"
+            "too large",
+            f"{num_frames} frames of {width} x {height} take {num_frames * height * width * 3:,} bytes, at most "
+            f"{MAX_BYTES:,} are decoded at once: ask for fewer frames, or make the video smaller",
         )
-
-    @staticmethod
-    def _frames(data: bytes):
-        """Yield (frame, fps) of the best video stream of `data`."""
-        import av
-
-        try:
-            with av.open(io.BytesIO(data), "r") as container:
-                stream = container.streams.best("video")
-                if stream is None:
-                    raise BadSample("unreadable video", "the file has no video stream")
-                rate = float(stream.average_rate or stream.guessed_rate or 0)
-                for frame in container.decode(stream):
-                    yield frame, rate
-        except av.error.FFmpegError as error:
-            raise BadSample("unreadable video", error.strerror or str(error)) from error
-
-
-class DecordReader:
-    """decord, an option: random access, no AV1, no turned videos, and frames that an edit list hides count."""
-
-    def probe(self, data: bytes) -> VideoInfo:
-        with _decord_errors():
-            reader = self._open(data)
-            return VideoInfo(len(reader), float(reader.get_avg_fps()), *reader[0].shape[:2])
-
-    def read(self, data: bytes, indices: Sequence[int]) -> np.ndarray:
-        with _decord_errors():
-            reader = self._open(data)
-            if max(indices) >= len(reader):
-                raise BadSample("unreadable video", f"frame {max(indices)} was asked for, the file has {len(reader)}")
-            return reader.get_batch(list(indices)).asnumpy()
-
-    @staticmethod
-    def _open(data: bytes) -> Any:
-        import decord
-
-        reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
-        # decord gives the frames of a turned video a fourth channel and fills them with shifted rows.
-        if reader[0].shape[-1] != 3:
-            raise BadSample("turned video", "decord garbles videos with rotation metadata: use datamodule.reader=pyav")
-        return reader
-
-
-@contextmanager
-def _decord_errors() -> Iterator[None]:
-    """Turn decord's errors into BadSample, with the first line of many."""
-    try:
-        yield
-    except _decord_error_types() as error:
-        raise BadSample("unreadable video", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
-
-
-def _decord_error_types() -> tuple[type[Exception], ...]:
-    import decord
-
-    return decord.DECORDError, RuntimeError
 
 
 def get_reader(name: str) -> VideoReader:
     """Return the reader of that name. Raises ValueError for an unknown or an uninstalled one."""
     if name == "pyav":
+        from .readers.pyav import PyAVReader
+
         return PyAVReader()
     if name == "decord":
-        try:
-            import decord  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                "reader=decord needs the package decord: pip install 'likeness[decord]', or use reader=pyav"
-            ) from error
+        from .readers.decord import DecordReader
+
         return DecordReader()
-    raise ValueError(f"reader={name!r} is not one of pyav, decord")
+    if name == "torchcodec":
+        from .readers.torchcodec import TorchCodecReader
 
-
-def _upright(frame) -> np.ndarray:
-    """Return the pixels of a PyAV frame, turned as the file asks for (its display matrix; PyAV leaves that to us)."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)) if frame.rotation else pixels
+        return TorchCodecReader()
+    raise ValueError(f"reader={name!r} is not one of pyav, decord, torchcodec")

@@ -36,9 +36,12 @@ def _effective(settings: Any) -> Any:
     return [_effective(value) for value in settings] if isinstance(settings, list) else settings
 
 
-def clip_digest(clip: SourceClip, key: str, reader: str) -> str:
-    """Return the digest of a listed clip: what its source says, and size and time of the files that it is made of."""
-    return digest("clip", FORMAT, key, reader, _listing(clip), [_file(path) for path in _files(clip)])
+def clip_digest(clip: SourceClip, key: str, *settings: Any) -> str:
+    """Return the digest of a listed clip: what its source says, and size and time of the files that it is made of.
+
+    `settings`: of the pipeline, as far as they change what is made of it.
+    """
+    return digest("clip", FORMAT, key, settings, _listing(clip), [_file(path) for path in _files(clip)])
 
 
 def quick_digest(stored: StoredSample) -> str:

@@ -70,7 +70,7 @@ class Result:
 
     kept: int
     lost: int
-    samples: dict[str, tuple[StoredSample, list[Layer]]] = field(default_factory=dict)
+    samples: dict[str, tuple[StoredSample, list[Layer], str]] = field(default_factory=dict)  # the text: their source
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -87,8 +87,8 @@ class Reusable:
     dropped: tuple[dict[str, Any], ...] = ()
 
 
-# (digest before a stage, its number, key) -> digest after it
-Expect = Callable[[str, int, str], str]
+# (digest before a stage, its number, key and source of the sample) -> digest after it
+Expect = Callable[[str, int, str, str], str]
 
 
 class History:
@@ -128,12 +128,12 @@ class History:
 
     def _add_sample(self, stored: StoredSample) -> None:
         try:
-            prepared: dict[str, Any] | None = stored.read().info.get(PREPARED)
+            info = stored.read().info
         except BadSample:
             return
-        result = None if prepared is None else self._result(prepared)
+        result = self._result(info[PREPARED]) if PREPARED in info else None
         if result is not None:
-            result.samples[stored.key] = (stored, prepared["layers"])
+            result.samples[stored.key] = (stored, info[PREPARED]["layers"], str(info.get("source", "")))
 
     def _add_dropped(self, dropped: Sequence[dict[str, Any]]) -> None:
         for line in dropped:
@@ -145,25 +145,26 @@ class History:
 def _usable(result: Result, start: str, level: int, num_stages: int, expect: Expect) -> Reusable | None:
     if not result.is_complete:
         return None
-    good = [_matching(layers, start, level, num_stages, expect) for _, layers in result.samples.values()]
+    stages = range(level, level + num_stages)
+    good = [_matching(layers, source, start, stages, expect) for _, layers, source in result.samples.values()]
     reached = min(good, default=level + num_stages)
     for line in result.dropped.values():
         layers = line[PREPARED]["layers"]
         # The sample itself is gone: it counts only where everything up to the stage that dropped it is as it was.
-        if _matching(layers, start, level, num_stages, expect) < len(layers) or len(layers) > reached:
+        if _matching(layers, line["video"], start, stages, expect) < len(layers) or len(layers) > reached:
             return None
     if num_stages and reached == level and result.samples:
         return None
-    if not all(can_go_back(layers, reached) for _, layers in result.samples.values()):
+    if not all(can_go_back(layers, reached) for _, layers, _ in result.samples.values()):
         return None
-    return Reusable(reached, tuple(stored for stored, _ in result.samples.values()), tuple(result.dropped.values()))
+    return Reusable(reached, tuple(stored for stored, *_ in result.samples.values()), tuple(result.dropped.values()))
 
 
-def _matching(layers: list[Layer], start: str, level: int, num_stages: int, expect: Expect) -> int:
-    """Return how many of the first `level + num_stages` layers are as they would be made now."""
-    before, number = start, level
-    while number < min(len(layers), level + num_stages):
-        before = expect(before, number, layers[number]["key"])
+def _matching(layers: list[Layer], source: str, start: str, stages: range, expect: Expect) -> int:
+    """Return how many of the layers, those of `stages` included, are as they would be made now."""
+    before, number = start, stages.start
+    while number < min(len(layers), stages.stop):
+        before = expect(before, number, layers[number]["key"], source)
         if before != layers[number]["digest"]:
             break
         number += 1
@@ -184,7 +185,7 @@ def scan(path: Path) -> Iterator[StoredSample]:
                     yield held
                     held = None
                 spans = {} if held is None else dict(held.spans)
-                held = StoredSample(found[1], str(path), {**spans, found[2]: (member.offset_data, member.size)})
+                held = StoredSample(found[1], str(path), {**spans, found[2].lower(): (member.offset_data, member.size)})
     except (tarfile.TarError, OSError, EOFError):
         return
     if held is not None and not re.match(r"salvaged", path.name):

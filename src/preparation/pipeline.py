@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..config import locate
 from ..datamodules.samples import BadSample
 from ..datamodules.shards import INDEX
 from .digests import choose_keys, clip_digest, digest, quick_digest, stage_digest, stored_digest
@@ -92,6 +93,9 @@ class Pipeline:
         return prepared.num_kept, prepared.dropped
 
     def prepare(self, entries: Sequence[SourceClip | Entry]) -> Prepared:
+        self.gives_captions = any(
+            locate(settings["_target_"], "stages").gives_captions for settings in self.settings.values()
+        )
         items = self._items(entries)
         self.digests = {name: stage_digest(settings) for name, settings in self.settings.items()}
         name = digest([(item.key, item.quick) for item in items], list(self.digests.values()), self.samples_per_shard)
@@ -125,7 +129,8 @@ class Pipeline:
         items = []
         for entry, key in zip(entries, choose_keys(entries), strict=True):
             if isinstance(entry, SourceClip):
-                name = clip_digest(entry, key, self.reader)
+                lacks_caption = self.gives_captions and not (entry.caption or "").strip()
+                name = clip_digest(entry, key, self.reader, lacks_caption)
                 items.append(Item(entry, key, name, name))
             else:
                 assert isinstance(entry, StoredSample)
@@ -197,6 +202,7 @@ class Pipeline:
                 state.level,
                 state.set_number,
                 state.set_stage,
+                self.gives_captions,
             ),
             stages=[self.stages[name] for name in names],
             build=self._builder(names),

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 
 from ..datamodules.samples import BadSample
-from ..datamodules.shards import INDEX, write_atomically
+from ..datamodules.shards import INDEX, ShardFile, write_atomically, write_index
 from .digests import digest, stored_digest
 from .history import JOURNAL, RECORDS, Chunk, History, read_records, write_records
 from .layers import PREPARED
 from .progress import Display
-from .shard_file import ShardFile, write_index
 from .sources import SourceClip
 from .sources.shards import StoredSample
 from .stages import BatchStage, Entry, SampleStage
@@ -139,10 +138,11 @@ class SetWriter:
         start = item.start or _exact_digest(item)
         first = self.run.level + (item.planned is not None)
 
-        def expect(before: str, number: int, key: str) -> str:
+        def expect(before: str, number: int, key: str, source: str) -> str:
             if number < first:
                 return item.planned or ""
-            return after(before, self.run.steps[number - first][1], self.stages[number - first].depends_on(key))
+            stage = self.stages[number - first]
+            return after(before, self.run.steps[number - first][1], stage.depends_on(key, source))
 
         found = history.find(start, self.run.level, first - self.run.level + len(self.run.steps), expect)
         task = Task(item.entry, item.key, start, item.planned)

@@ -48,7 +48,7 @@ class Task:
 class Pass:
     """The stages of one pass over the data: `steps` are their names and digests, the first is number `level`.
 
-    `set_number`: how many sets were written before this one.
+    `set_number`: how many sets were written before this one; `gives_captions`: clips may come without.
     """
 
     reader: str
@@ -56,6 +56,7 @@ class Pass:
     level: int = 0
     set_number: int = 0
     set_stage: str | None = None
+    gives_captions: bool = False
 
 
 @dataclass
@@ -115,7 +116,8 @@ def run_bunch(run: Pass, tools: Tools, bunch: Sequence[Task]) -> list[Outcome]:
         else:
             made = [_run_one(stage, name, piece.sample) for _, piece in due]
         for (track, piece), result in zip(due, made, strict=True):
-            _advance(track, piece, result, name, after(piece.digest, step, stage.depends_on(piece.sample.key)))
+            source = str(piece.sample.info.get("source", ""))
+            _advance(track, piece, result, name, after(piece.digest, step, stage.depends_on(piece.sample.key, source)))
     return [_finish(run, track) for track in tracks]
 
 
@@ -169,13 +171,20 @@ def _begin(run: Pass, task: Task) -> _Track:
 def _load(run: Pass, task: Task) -> Piece:
     entry = task.entry
     if isinstance(entry, SourceClip):
-        return Piece(clip_sample(entry, task.key, run.reader), task.start)
+        return Piece(_clip_sample(entry, task.key, run), task.start)
     if task.planned is None:
         return Piece(_foreign(entry.load()), task.start)
     base: StoredSample = entry.base  # type: ignore[attr-defined]
     before = Piece.of(base.load(), task.start) if run.level else Piece(_foreign(base.load()), task.start)
     planned = entry.load()
     return before.then(_foreign(planned), task.planned, is_only=True)
+
+
+def _clip_sample(clip: SourceClip, key: str, run: Pass) -> Sample:
+    if not run.gives_captions or (clip.caption or "").strip():
+        return clip_sample(clip, key, run.reader)
+    sample = clip_sample(replace(clip, caption="none yet"), key, run.reader)
+    return replace(sample, info={**sample.info, "caption": ""})
 
 
 def _foreign(sample: Sample) -> Sample:

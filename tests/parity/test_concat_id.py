@@ -256,12 +256,13 @@ def check_preprocess(case: Case) -> None:
         pixels = (cover_and_crop(video, height, width).float() - 127.5) / 127.5
         case.check(pixels.transpose(0, 1), f"video_{number}", rtol=0, atol=case.tolerance["atol_video"])
     for entry in case.frame_selection:
-        select = ConcatIDFrames(entry["max_num_frames"], entry["fps"], entry["skip"])
+        select, rng = ConcatIDFrames(entry["fps"], entry["skip"]), np.random.default_rng(0)
+        info = {"num_frames": entry["video_frames"], "fps": entry["video_fps"]}
         if "error" in entry:
             with pytest.raises(BadSample, match="too short"):
-                select(entry["video_frames"], entry["video_fps"], np.random.default_rng(0))
+                select(info, entry["max_num_frames"], rng)
         else:
-            assert select(entry["video_frames"], entry["video_fps"], np.random.default_rng(0)) == entry["frame_indices"]
+            assert select(info, entry["max_num_frames"], rng).indices == entry["frame_indices"]
 
 
 def as_bytes(name: str, shape: list[int], seed: int) -> np.ndarray:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from likeness.datamodules.shards import list_shards, read_shard
+from likeness.datamodules.shards import list_shards
 from likeness.preparation.shards import summarise, write_shards
 from likeness.preparation.sources.concat_id_json import ConcatIDJson
 from likeness.preparation.sources.video_folder import VideoFolder
 
-from ..conftest import drawn_video, write_mp4, write_picture
+from ..conftest import drawn_video, read_shard, write_mp4, write_picture
 
 
 def prepared(source, tmp_path):

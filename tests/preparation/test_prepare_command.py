@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from likeness.datamodules.shards import list_shards, read_shard
+from likeness.datamodules.shards import list_shards
 from likeness.toy.world import ToyWorld, draw_group
 
 from ..commands import call
-from ..conftest import write_shards
+from ..conftest import read_shard, write_shards
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from likeness.datamodules.images import decode_image
 from likeness.datamodules.samples import BadSample
-from likeness.datamodules.shards import list_shards, read_shard
+from likeness.datamodules.shards import list_shards
 from likeness.media import encode_png
 from likeness.preparation.pipeline import Pipeline
 from likeness.preparation.sources.shards import ShardFolder
@@ -19,7 +19,7 @@ from likeness.preparation.workers import map_in_workers
 from likeness.toy.analyzer import TEMPLATE, ToyFaceAnalyzer
 from likeness.toy.world import ToyWorld, draw_group
 
-from ..conftest import clip_sample, write_shards
+from ..conftest import clip_sample, read_shard, write_shards
 
 ANALYZER = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer"}
 PREPROCESS = {

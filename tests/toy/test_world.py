@@ -4,12 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from likeness.datamodules.shards import list_shards, read_shard
+from likeness.datamodules.shards import list_shards
 from likeness.datamodules.video import get_reader
 from likeness.inputs import read_requests
 from likeness.toy.clips import draw_clip
 from likeness.toy.people import make_person
 from likeness.toy.world import ToyShards
+
+from ..conftest import read_shard
 
 
 def people(count: int) -> list:

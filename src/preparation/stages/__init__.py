@@ -19,6 +19,7 @@ class Stage:
     """What all stages have. `version` is raised when the code of a stage makes something else than before."""
 
     version: int = 1
+    gives_captions: bool = False  # True: clips may come without one
 
     @classmethod
     def fingerprint(cls, settings: Mapping[str, Any]) -> str:
@@ -28,8 +29,11 @@ class Stage:
         """
         return ""
 
-    def depends_on(self, key: str) -> str:
-        """Return what the result for the sample `key` depends on beside the sample, e.g. a line of another file."""
+    def depends_on(self, key: str, source: str) -> str:
+        """Return what the result for the sample `key` depends on beside the sample, e.g. a line of another file.
+
+        `source`: the entry of this name in the sample's json member.
+        """
         return ""
 
 

@@ -4,6 +4,7 @@ Source: Concat-ID project page, arXiv 2503.14151: pre-training, cross-video and 
 """
 
 import hashlib
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from ...datamodules.samples import BadSample, Sample
 from ...models.identity.analyzer import FaceAnalyzer
 from ..sources.shards import StoredSample
 from . import PlannedEntry, Rejected, SetStage
+from .embed_faces import MEMBER, Embeddings, embed, read_embeddings, with_embeddings
 
+PICTURE = re.compile(r"face\.\d+\.png")
 KINDS = ("same", "cross", "trade_off")
 BLOCK_BYTES = 2**28  # of similarities that are held at once
 
@@ -71,10 +74,7 @@ class Pairs(SetStage):
 
     def inspect(self, stored: StoredSample) -> list[Pictures]:
         """Return the pictures of each identity; those in which no face is found are left out."""
-        pictures = (
-            suffix for suffix in stored.spans if suffix.startswith("face.") and not suffix.endswith(".mask.png")
-        )
-        sample = stored.read() if self.kind == "same" else stored.read(*pictures)
+        sample = stored.read() if self.kind == "same" else self._with_pictures(stored)
         identities = sample.info.get("identities") or []
         if not identities or not all(identity.get("face") for identity in identities):
             raise BadSample("no picture", f"{stored.key} has an identity without a picture: run stages=faces first")
@@ -98,22 +98,29 @@ class Pairs(SetStage):
         chosen = self._choose(dict(zip([clip.key for clip in stored], zip(stored, known, strict=True), strict=True)))
         return [self._pair(clip, len(identities), chosen) for clip, identities in zip(stored, known, strict=True)]
 
+    def _with_pictures(self, stored: StoredSample) -> Sample:
+        """Return the sample with its embeddings, if it has those of our analyzer, or else with its pictures."""
+        assert self.analyzer is not None
+        if MEMBER in stored.spans:
+            sample = stored.read(MEMBER)
+            if read_embeddings(sample).analyzer == self.analyzer.name:
+                return sample
+        return stored.read(*(suffix for suffix in stored.spans if PICTURE.fullmatch(suffix)))
+
     def _embed(self, sample: Sample, suffixes: Sequence[str]) -> Pictures:
+        assert self.analyzer is not None
+        known = read_embeddings(sample).vectors if MEMBER in sample.members else None
         found = {}
         for suffix in suffixes:
-            image = decode_image(sample.member(suffix), suffix)
-            faces = self._find(image)
-            if faces:
-                found[suffix] = faces[0].embedding
+            if known is not None:
+                vector = known.get(suffix)
+            else:
+                vector = embed(self.analyzer, decode_image(sample.member(suffix), suffix))
+            if vector is not None:
+                found[suffix] = vector
         if not found:
             raise BadSample("no face in picture", f"{sample.key}: none was found in {', '.join(suffixes)}")
         return Pictures(tuple(found), np.stack(list(found.values())))
-
-    def _find(self, image: np.ndarray) -> list[Any]:
-        assert self.analyzer is not None
-        rows, columns = image.shape[0] // 2, image.shape[1] // 2
-        # Detectors miss faces that fill the picture, as they do in aligned crops.
-        return self.analyzer(image) or self.analyzer(np.pad(image, ((rows, rows), (columns, columns), (0, 0)), "edge"))
 
     def _choose(
         self, clips: dict[str, tuple[StoredSample, list[Pictures]]]
@@ -196,27 +203,41 @@ class PairedClip:
 
     def load(self) -> Sample:
         sample = self.base.load()
-        members = {suffix: data for suffix, data in sample.members.items() if not suffix.startswith("face.")}
-        identities, number = [], 0
+        members = {
+            suffix: data
+            for suffix, data in sample.members.items()
+            if not suffix.startswith("face.") and suffix != MEMBER
+        }
+        number = 0
+        identities: list[dict[str, Any]] = []
+        vectors: dict[str, np.ndarray] = {}
+        analyzers = set()
         for identity, references in zip(sample.info["identities"], self.references, strict=True):
-            suffixes, sources = [], []
+            suffixes: list[str] = []
+            sources: list[dict[str, Any]] = []
             for reference in references:
-                members |= _picture_members(reference, number)
+                made, embeddings = _picture_members(reference, number)
+                members |= made
                 suffixes.append(f"face.{number}.png")
-                sources.append(_source(reference))
+                if embeddings is not None:
+                    analyzers.add(embeddings.analyzer)
+                    if reference.suffix in embeddings.vectors:
+                        vectors[suffixes[-1]] = embeddings.vectors[reference.suffix]
                 number += 1
             identities.append({**identity, "face": suffixes, "face_sources": sources})
         info = {**sample.info, "identities": identities, "faces_from": self.faces_from}
-        return replace(sample, members=members, info=info)
+        paired = replace(sample, members=members, info=info)
+        return with_embeddings(paired, Embeddings(analyzers.pop(), vectors)) if len(analyzers) == 1 else paired
 
 
-def _picture_members(reference: Reference, number: int) -> dict[str, bytes]:
+def _picture_members(reference: Reference, number: int) -> tuple[dict[str, bytes], Embeddings | None]:
+    """Return picture and mask under the new `number`, and the embeddings of the clip that they come from, if any."""
     mask_suffix = f"{reference.suffix.rpartition('.')[0]}.mask.png"
-    source = reference.stored.read(reference.suffix, mask_suffix)
+    source = reference.stored.read(reference.suffix, mask_suffix, MEMBER)
     members = {f"face.{number}.png": source.member(reference.suffix)}
     if mask_suffix in source.members:
         members[f"face.{number}.mask.png"] = source.members[mask_suffix]
-    return members
+    return members, read_embeddings(source) if MEMBER in source.members else None
 
 
 def _source(reference: Reference) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The libraries behind `VideoReader`, one module each."""
