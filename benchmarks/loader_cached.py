@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from common import report
 
-from likeness.datamodules.cache import MEMBER, CachePlan, Made, clip_sources, dump_cache, full_recipe
+from likeness.datamodules.cache import MEMBER, CachePlan, ClipView, Made, clip_sources, dump_cache, full_recipe
 from likeness.datamodules.clips import ClipDataModule
 from likeness.datamodules.frames import ConcatIDFrames
 from likeness.datamodules.samples import Sample
@@ -58,9 +58,7 @@ def main() -> None:
 
 
 def data(folder: Path) -> ClipDataModule:
-    module = ClipDataModule(
-        **SIZE, frames=ConcatIDFrames(SIZE["num_frames"]), conditions={}, train=str(folder), shuffle_buffer=0
-    )
+    module = ClipDataModule(**SIZE, frames=ConcatIDFrames(), conditions={}, train=str(folder), shuffle_buffer=0)
     computed = {name: {"parts": {"autoencoder": {"settings": {str(i): i for i in range(20)}}}} for name in SHAPES}
     recipes = {
         name: recipe | {"inputs": {one: module.input_recipe(one) for one in INPUTS[name]}}
@@ -77,7 +75,8 @@ def write(module: ClipDataModule, folder: Path, count: int) -> None:
         info = {"caption": f"clip {number}", "num_frames": 100, "fps": 16.0, "height": 480, "width": 720}
         members = {"json": json.dumps(info).encode(), "mp4": b"left out"}
         sample = Sample.parse({"__key__": f"{number:06d}", "__url__": "", **members})
-        view = module.clip(sample, np.random.default_rng(0)).view
+        shape = module.shape_of(sample)
+        view = ClipView.of(module.clip(sample, shape, np.random.default_rng(0)).chosen, shape)
         made = {
             name: Made(
                 {name: torch.randn(shape, dtype=torch.bfloat16)},

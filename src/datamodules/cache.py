@@ -8,16 +8,25 @@ sample tells whether a tensor is what the run would compute; if not, the two rec
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..recipes import Recipe, canonical, differences
+from .buckets import Bucket
+from .frames import ChosenFrames
+from .mixture import Mixture
 from .samples import BadSample, Sample
+from .shard_set import ShardSet
 from .tensors import TensorFile, dump_tensors, reuse_freed_memory
 
+log = logging.getLogger(__name__)
+
+NUM_LOOKED_AT = 8  # samples of a data set, to see what is cached
 MEMBER = "latents.safetensors"
 VIDEO_HASH = "video_sha256"  # in the json member of a sample without video
 MODES = ("auto", "required", "never")
@@ -33,6 +42,10 @@ class ClipView:
 
     indices: tuple[int, ...]
     size: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, chosen: ChosenFrames, shape: Bucket) -> "ClipView":
+        return cls(tuple(map(int, chosen.indices)), (shape.num_frames, shape.height, shape.width))
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,9 @@ class CachePlan:
             f"{stored.place}: cached {name} were made with other settings than this run has: "
             f"{'; '.join(found[:3])}{more}. {AGAIN}"
         )
+
+
+NO_CACHE = CachePlan({}, {})
 
 
 @dataclass(frozen=True)
@@ -198,13 +214,14 @@ def video_hash(sample: Sample) -> str | None:
     return sample.info.get(VIDEO_HASH) if video is None else _hash(video)
 
 
-def without_video(sample: Sample) -> Sample:
-    """Return `sample` without its video, of which the hash stays in the `json` member."""
+def without_video(sample: Sample, described: Mapping[str, Any]) -> Sample:
+    """Return `sample` without its video, of which hash, length and rate (see `described`) stay in the `json` member."""
     video = _video(sample)
     if video is None:
         return sample
     members = {suffix: data for suffix, data in sample.members.items() if data is not video}
-    return replace(sample, members=members, info={**sample.info, VIDEO_HASH: _hash(video)})
+    known = {name: described[name] for name in ("num_frames", "fps")}
+    return replace(sample, members=members, info={**sample.info, **known, VIDEO_HASH: _hash(video)})
 
 
 def check_sources(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -223,30 +240,44 @@ def check_sources(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def plan_cache(
-    mode: str, model: Any, samples: Mapping[str, Sequence[Sample]], input_recipe: Callable[[str], Any]
+    mode: str,
+    split: str,
+    model: Any,
+    samples: Mixture,
+    view: Callable[[Sample], ClipView],
+    input_recipe: Callable[[str], Any],
 ) -> CachePlan:
-    """Return what a run of `model` reads: what it can cache, and all its data sets have.
+    """Return what a run of `model` reads: what it can cache and all data sets of `samples` have, by their first ones.
 
-    `samples`: the first few of each data set; `input_recipe` describes how an input of a batch is made. Raises
-    ValueError where `mode` is `required` and something is not there.
+    `view`: how training sees a sample, `input_recipe`: how what of a batch is made. Raises ValueError where `mode` is
+    `required` and something is not there, and where what is there was made with other settings.
     """
     if mode == "never":
-        return CachePlan({}, {})
+        return NO_CACHE
     cacheable = model.cacheable()
-    stored = {place: set().union(*map(_stored_names, some)) for place, some in samples.items()}
+    first = {name: _first_samples(one) for name, one in samples.sets.items()}
+    stored = {name: set().union(*map(_stored_names, some)) for name, some in first.items()}
     names = [name for name in cacheable if all(name in there for there in stored.values())]
     if mode == "required" and len(names) < len(cacheable):
         missing = next(name for name in cacheable if name not in names)
         place = next(place for place, there in stored.items() if missing not in there)
+        shard = samples.sets[place].shards[0].url
         raise ValueError(
-            f"datamodule.cache=required, but {place} has no cached {missing}: write them with prepare.py "
-            "(stages=cache), or use datamodule.cache=auto"
+            f"datamodule.cache=required, but the data set of {shard} has no cached {missing}: write them with "
+            "prepare.py (stages=cache), or use datamodule.cache=auto"
         )
     inputs = {name: cacheable[name].inputs for name in names}
     recipes = make_recipes(model.cache_recipes(names), inputs, input_recipe)
     needed = {one for name in cacheable if name not in names for one in cacheable[name].inputs} | set(model.reads)
     unread = {one for name in names for one in inputs[name]} - needed - {"caption"}
-    return CachePlan(recipes, inputs, frozenset(unread))
+    plan = CachePlan(recipes, inputs, frozenset(unread))
+    for sample in (sample for some in first.values() for sample in some):
+        # Here as well as in the workers, so that what does not fit ends the run before it begins.
+        with suppress(BadSample):
+            plan.load(sample, view(sample))
+    if names:
+        log.info("%s: %s are read, not computed", split, ", ".join(names))
+    return plan
 
 
 def make_recipes(
@@ -256,6 +287,14 @@ def make_recipes(
     return {
         name: recipe | {"inputs": {one: input_recipe(one) for one in inputs[name]}} for name, recipe in computed.items()
     }
+
+
+def _first_samples(samples: ShardSet) -> list[Sample]:
+    found = []
+    for number in range(min(len(samples), NUM_LOOKED_AT)):
+        with suppress(BadSample):
+            found.append(samples[number])
+    return found
 
 
 def _stored_names(sample: Sample) -> set[str]:

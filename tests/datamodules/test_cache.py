@@ -50,8 +50,9 @@ def cached(samples: list[Sample], *overrides: str, **settings) -> list[Sample]:
     return made
 
 
-def view_of(stage_or_data, sample: Sample) -> ClipView:
-    return stage_or_data.clip(sample, np.random.default_rng(0)).view
+def view_of(data, sample: Sample) -> ClipView:
+    shape = data.shape_of(sample)
+    return ClipView.of(data.clip(sample, shape, np.random.default_rng(0)).chosen, shape)
 
 
 @pytest.fixture(scope="module")

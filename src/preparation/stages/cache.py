@@ -38,17 +38,9 @@ from ..workers import worker_device
 from . import BatchStage
 
 # Settings of a datamodule that have no part in what a clip looks like.
-NOT_OF_CLIPS = (
-    "train",
-    "val",
-    "source",
-    "batch_size",
-    "num_workers",
-    "shuffle_buffer",
-    "keep_decoded",
-    "seed",
-    "skip_log",
-)
+NOT_OF_CLIPS = {"train", "val", "source", "fetcher", "batch_size", "num_workers", "shuffle_buffer", "keep_decoded"}
+NOT_OF_CLIPS |= {"seed", "skip_log", "cache"}
+NOT_FROZEN = ("denoiser", "optimizer", "lr_schedule", "lora")
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 SHORT_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -121,13 +113,12 @@ class Cache(BatchStage):
     def fingerprint(cls, settings: Mapping[str, Any]) -> str:
         """Return a hash of what the experiment says of clips and networks, and of when its weights were written."""
         config = _training_config(settings["experiment"], settings.get("overrides", ()), settings.get("config_dir"))
-        clips = {name: value for name, value in config.datamodule.items() if name not in NOT_OF_CLIPS}
-        parts = [config.backbone.autoencoder, config.backbone.text_encoder, config.model]
-        weights = Path(config.backbone.weights) if config.backbone.weights else None
-        files = [] if weights is None else sorted(path for path in weights.rglob("*") if path.is_file())
-        stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        plain = [OmegaConf.to_container(OmegaConf.create(one), resolve=False) for one in (clips, *parts)]
-        return hashlib.sha256(canonical([plain, str(config.trainer.get("precision")), stamps])).hexdigest()
+        clips = {name: _plain(value) for name, value in config.datamodule.items() if name not in NOT_OF_CLIPS}
+        objects = {name: value for name, value in config.model.items() if OmegaConf.is_dict(value)}
+        parts = {name: _plain(value) for name, value in objects.items() if name not in NOT_FROZEN}
+        stamps = [_stamps(value["pretrained"]) for value in parts.values() if value.get("pretrained")]
+        described = [clips, config.model["_target_"], parts, str(config.trainer.get("precision")), stamps]
+        return hashlib.sha256(canonical(described)).hexdigest()
 
     def run(self, samples: Sequence[Sample]) -> list[Sample | BadSample]:
         seen = [self._see(sample) for sample in samples]
@@ -145,8 +136,9 @@ class Cache(BatchStage):
         try:
             rng = np.random.default_rng(0)
             before = rng.bit_generator.state
-            clip = self.datamodule.clip(sample, rng)
-            seen = _Seen(sample, clip.view, self._stored(sample))
+            shape = self.datamodule.shape_of(sample)
+            clip = self.datamodule.clip(sample, shape, rng)
+            seen = _Seen(sample, ClipView.of(clip.chosen, shape), self._stored(sample))
             seen.missing = [name for name in self.cacheable if not self._is_stored(name, seen)]
             names = {one for name in seen.missing for one in self.cacheable[name].inputs}
             if "caption" in names:
@@ -155,7 +147,7 @@ class Cache(BatchStage):
                 seen.values["pixel_values"] = clip.frames
             if names - {"caption", "pixel_values"}:
                 loaded = self.datamodule.load_conditions(sample, clip)
-                seen.values |= self.datamodule.finish({"conditions": loaded}, rng)
+                seen.values |= self.datamodule.finish({"fixed": {}, "conditions": loaded}, rng)
         except BadSample as problem:
             return problem
         if names - {"caption"} and rng.bit_generator.state != before:
@@ -218,7 +210,7 @@ class Cache(BatchStage):
             except BadSample:  # what else is stored is broken: it is left out
                 members[MEMBER] = dump_cache(seen.made)
         stored = replace(sample, members=members)
-        return stored if self.keep_video else without_video(stored)
+        return stored if self.keep_video else without_video(stored, self.datamodule.described(sample))
 
 
 @dataclass
@@ -248,6 +240,16 @@ def _training_config(experiment: str, overrides: Sequence[str], config_dir: str 
     if OmegaConf.is_missing(config.datamodule, "train"):
         config.datamodule.train = "."  # clips come from this command
     return config
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _stamps(place: str) -> list[Any]:
+    """Return size and time of every file of weights at `place`."""
+    files = sorted(path for path in [Path(place), *Path(place).rglob("*")] if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def _precision(setting: Any) -> str:
