@@ -30,8 +30,8 @@ TINY += ["datamodule.num_workers=0", "trainer.val_check_interval=null", "datamod
 TWO = "+datamodule.conditions.references.min_references=2", "+datamodule.conditions.references.max_references=2"
 
 
-def clips(people: int, num_people: int = 2) -> list[Sample]:
-    world = ToyWorld(num_frames=12, seed=5, width=64 * people, people_per_clip=people)
+def clips(people: int, num_people: int = 2, num_frames: int = 12) -> list[Sample]:
+    world = ToyWorld(num_frames=num_frames, seed=5, width=64 * people, people_per_clip=people)
     groups = [tuple(range(first, first + people)) for first in range(0, num_people * people, people)]
     made = [sample for group in groups for sample in draw_group(world, group)]
     return [Sample.parse({"__key__": key, "__url__": "shard", **members}) for key, members in made]
@@ -127,6 +127,22 @@ def test_training_on_cached_tensors_equals_training_without(tmp_path, people, ov
     assert torch.equal(losses, expected)
     weights = second.trained_parameters()
     assert all(torch.equal(value, weights[name]) for name, value in first.trained_parameters().items())
+
+
+BUCKETS = "sizes:[[32,32]],lengths:[5,9],token_budget:80,text_tokens:32"
+BUCKETS = f"++datamodule.buckets={{_target_:likeness.datamodules.buckets.Buckets,{BUCKETS}}}"
+
+
+def test_clips_of_every_length_are_cached_in_their_own(tmp_path):
+    samples = [*clips(1), *(replace(one, key=f"long_{one.key}") for one in clips(1, num_frames=16))]
+    online, offline = store(tmp_path / "online", samples), store(tmp_path / "offline", cached(samples, BUCKETS))
+    _, _, expected, _ = train(online, BUCKETS, steps=2)
+    _, data, losses, seen = train(offline, BUCKETS, "datamodule.cache=required", steps=2)
+    assert "pixel_values" not in seen
+    assert not data.skipped
+    assert torch.equal(losses, expected)
+    shapes = {tuple(load(one.members[MEMBER])["latents"].shape) for one in cached(samples, BUCKETS)}
+    assert len(shapes) == 2
 
 
 @pytest.mark.parametrize(
