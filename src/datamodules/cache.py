@@ -252,8 +252,6 @@ def plan_cache(
     `view`: how training sees a sample, `input_recipe`: how what of a batch is made. Raises ValueError where `mode` is
     `required` and something is not there, and where what is there was made with other settings.
     """
-    if mode == "never":
-        return NO_CACHE
     cacheable = model.cacheable()
     first = {name: _first_samples(one) for name, one in samples.sets.items()}
     stored = {name: set().union(*map(_stored_names, some)) for name, some in first.items()}

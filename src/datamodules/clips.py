@@ -96,6 +96,7 @@ class ClipDataModule(LightningDataModule):
         self.shuffle_buffer, self.keep_decoded = shuffle_buffer, keep_decoded
         self.seed, self.skip_log = seed, skip_log
         self.cache, self.cache_plans = cache, dict.fromkeys(("train", "val"), NO_CACHE)
+        self._opened: dict[str, Mixture] = {}  # by `setup`, for the loader
         self.skipped: dict[tuple[str, str], Skip] = {}
         self._train_loader: ShardLoader | None = None
 
@@ -105,9 +106,9 @@ class ClipDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Find out what is cached. Raises ValueError where that was made with other settings than this run has."""
-        if self.trainer is None:
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if self.cache == "never" or not hasattr(model, "cacheable"):
             return
-        model: Any = self.trainer.lightning_module
         sources = {"train": self.train_source, "val": self.val_source}
         there = {split: source for split, source in sources.items() if source is not None}
         self.cache_plans |= {split: self._plan_cache(model, source, split) for split, source in there.items()}
@@ -218,7 +219,7 @@ class ClipDataModule(LightningDataModule):
     def _loader(self, source: Source | None, split: str, *, endless: bool) -> ShardLoader:
         if source is None:
             raise ValueError("no training data: set datamodule.train to a folder of shards (prepare.py writes one)")
-        samples = Mixture.open(source, self.fetcher, f"datamodule.{split}")
+        samples = self._opened.pop(split, None) or Mixture.open(source, self.fetcher, f"datamodule.{split}")
         shapes, bucket_of = self._buckets(samples)
         plan = StreamPlan(
             parts=samples.parts if endless else tuple(Part(part.shard_sizes) for part in samples.parts),
@@ -273,7 +274,7 @@ class ClipDataModule(LightningDataModule):
         return [Bucket(*map(int, row)) for row in found], np.where(usable, bucket_of.reshape(-1), -1)
 
     def _plan_cache(self, model: Any, source: Source, split: str) -> CachePlan:
-        samples = Mixture.open(source, self.fetcher, f"datamodule.{split}")
+        samples = self._opened[split] = Mixture.open(source, self.fetcher, f"datamodule.{split}")
 
         def view(sample: Sample) -> ClipView:
             shape = self.shape_of(sample)
