@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             # `--help` copies Hydra's sources a hundred times, and this store with them. It never changes later, and the
             # copies were two thirds of the time.
             ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-            for schema, root in SCHEMAS.items():
-                ConfigStore.instance().store(name=f"{schema}_schema", node=_open_sampling(OmegaConf.structured(root)))
+            _store_schemas()
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to the lines below
             try:
@@ -189,6 +188,32 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
         return main
 
     return decorate
+
+
+def compose_config(name: str, overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """Return the config of the command `name` as the words `overrides` would make it. `config_dir`: `--config-dir`.
+
+    May be called from within another command.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    _store_schemas()
+    search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    hydra = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose(name, overrides=[*overrides, *search])
+    finally:
+        GlobalHydra.instance().hydra = hydra
+
+
+def _store_schemas() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    for schema, root in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{schema}_schema", node=_open_sampling(OmegaConf.structured(root)))
 
 
 def explain(error: BaseException, command_name: str) -> str | None:

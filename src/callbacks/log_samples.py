@@ -121,7 +121,7 @@ class LogSamples(Callback):
                 yield _slice(batch, start, start + step)
 
     def _generate(self, pl_module: VideoDiffusion, batch: dict[str, Any], first: int) -> torch.Tensor:
-        num_frames, height, width = batch["pixel_values"].shape[2:]
+        num_frames, height, width = pl_module.clip_shape(batch)
         trainer = pl_module.trainer
         seeds = [mix(self.seed, first + place * trainer.world_size) for place in range(len(batch["caption"]))]
         # The precision of training: hooks run outside of it, and float32 takes twice the memory.

@@ -90,7 +90,10 @@ class StridedFrames:
     def __call__(self, info: Mapping[str, Any], num_frames: int, rng: np.random.Generator) -> ChosenFrames:
         available = int(info["num_frames"])
         slack = max(0, available - ((num_frames - 1) * self.stride + 1))
-        start = {"first": 0, "centre": slack // 2, "random": int(rng.integers(slack + 1))}[self.start]
+        # Drawn only where it is needed: what draws nothing always gives the same clip, which can be cached.
+        start = (
+            int(rng.integers(slack + 1)) if self.start == "random" else {"first": 0, "centre": slack // 2}[self.start]
+        )
         return ChosenFrames([min(start + i * self.stride, available - 1) for i in range(num_frames)])
 
     def fits(self, available: np.ndarray, fps: np.ndarray, num_frames: int) -> np.ndarray:
