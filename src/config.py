@@ -230,7 +230,7 @@ def explain(error: BaseException, command_name: str) -> str | None:
         return f"{missing.group(1)} must be given" if missing else str(error)
     if isinstance(error, CompactHydraException):
         return _with_nearest_key(f"{error}\n{error.__cause__ or ''}".strip(), command_name)
-    if type(error).__name__ == "MisconfigurationException" or _is_raised_here(error):
+    if type(error).__name__ == "MisconfigurationException" or is_raised_here(error):
         return str(error)
     return None
 
@@ -306,7 +306,7 @@ def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Mapping[str, Any]
             yield from _targets(value, f"{path}[{index}]")
 
 
-def _is_raised_here(error: BaseException) -> bool:
+def is_raised_here(error: BaseException) -> bool:
     """True for a ValueError that this package raised itself: those say what is wrong and what to change."""
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False

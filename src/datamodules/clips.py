@@ -147,7 +147,7 @@ class ClipDataModule(LightningDataModule):
     def clip(self, sample: Sample, shape: Bucket, rng: np.random.Generator) -> Clip:
         """Return the clip of `sample`, not decoded yet. Raises BadSample where there are no frames for it."""
         chosen = self.frames(self.described(sample), shape.num_frames, rng)
-        return Clip(chosen, partial(self._frames, sample, chosen, shape, rng))
+        return Clip(chosen, partial(self._frames, sample, chosen, shape, rng), shape if self.buckets else None)
 
     def load_conditions(self, sample: Sample, clip: Clip) -> dict[str, Any]:
         """Return what each condition keeps of `sample`."""

@@ -57,7 +57,8 @@ class ConcatIDFrames:
                 end = math.ceil(start + num_frames / self.fps * fps) - (start if self.subtract_skip else 0)
             stride = max((end - start) // num_frames, 1)
             last = min(end, available - start) - 1
-            indices = [min(index, last) for index in range(start, end, stride)]
+            # For a single frame the published rule finds none.
+            indices = [min(index, last) for index in range(start, end, stride)] or [min(start, available - 1)]
         else:
             usable = available - 2 * start
             if usable < 1:
