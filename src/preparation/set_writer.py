@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..datamodules.samples import BadSample
-from ..datamodules.shards import INDEX, ShardFile, write_atomically, write_index
+from ..datamodules.shards import INDEX, UNFINISHED, ShardFile, write_atomically, write_index
 from .digests import digest, stored_digest
 from .history import JOURNAL, RECORDS, Chunk, History, read_records, write_records
 from .layers import PREPARED
@@ -32,7 +32,6 @@ from .stages import BatchStage, Entry, SampleStage
 from .work import Outcome, Pass, Task, Tools, after, lost, run_bunch
 from .workers import map_in_workers
 
-UNFINISHED = ".unfinished"
 TAR_NAME = re.compile(r"\d{6,}(-[0-9a-f]{8})?(-\d+)?\.tar")
 
 
