@@ -32,14 +32,15 @@ class PathsConfig:
 class BackboneConfig:
     """`conf/backbone`: a denoiser with its frozen companions.
 
-    `weights`: the folder they come from, `download`: how to get it.
+    `weights`: the folder they come from, `download`: how to get it. Of the encoders, those that the method reads.
     """
 
     weights: str | None = None
     download: str | None = None
     denoiser: Any = MISSING
     autoencoder: Any = MISSING
-    text_encoder: Any = MISSING
+    text_encoder: Any = None
+    image_encoder: Any = None
 
 
 @dataclass

@@ -32,6 +32,8 @@ def load_run(
     """
     from hydra.utils import instantiate
 
+    from .datamodules.conditions import given_conditions
+
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights={weights} is not one of ema, raw")
     path = find_checkpoint(ckpt)
@@ -47,7 +49,7 @@ def load_run(
         raise ValueError(f"{path} has no weight average: give weights=raw")
     state_dict = checkpoint["ema"]["state_dict"] if weights == "ema" else checkpoint["state_dict"]
     model.load_state_dict(state_dict, strict=False)
-    conditions = instantiate(config.datamodule.conditions, _convert_="all")
+    conditions = given_conditions(instantiate(config.datamodule.conditions, _convert_="all"))
     log.info("%s weights of step %d from %s", weights, checkpoint["global_step"], path)
     return model.eval(), conditions, config
 
@@ -60,11 +62,8 @@ def check_backbone(config: DictConfig) -> None:
 
 
 def check_sampling(model: VideoDiffusion, sampling: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting that the method's `sample` does not take."""
-    parameters = inspect.signature(model.sample).parameters
-    allowed = [
-        name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY and name != "on_step"
-    ]
+    """Raise ValueError for a setting that the method does not take."""
+    allowed = [name for names in model.sampling_settings().values() for name in names]
     for name in sampling:
         if name not in allowed:
             raise ValueError(

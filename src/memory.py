@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preset:
-    """`one_part`: text encoder, denoiser and autoencoder are on the GPU one after another. `pieces`: the denoiser takes
+    """`one_part`: encoders, denoiser and autoencoder are on the GPU one after another. `pieces`: the denoiser takes
     one clip or half of guidance at a time, the autoencoder decodes tile by tile. `layers`: of denoiser and text
     encoder only the layer that computes is on the GPU.
     """
@@ -48,7 +48,8 @@ def place(model: VideoDiffusion, memory: str | None, device: torch.device, dtype
     if memory is None:
         model.to(device)
         return
-    preset, parts = PRESETS[memory], (model.text_encoder, model.denoiser, model.autoencoder)
+    encoders = [getattr(model, name) for name in model.encoder_names]
+    preset, parts = PRESETS[memory], (*encoders, model.denoiser, model.autoencoder)
     _move_the_rest(model, parts, device)
     stage = OneAtATime(device)
     stage.watch(model.autoencoder, "posterior", "decode")
@@ -57,8 +58,8 @@ def place(model: VideoDiffusion, memory: str | None, device: torch.device, dtype
     else:
         if preset.layers:
             log.warning("memory=%s: on %s there is no other place for layers, they stay", memory, device)
-        stage.watch(model.text_encoder, "forward")
-        stage.watch(model.denoiser, "forward")
+        for part in (*encoders, model.denoiser):
+            stage.watch(part, "forward")
     if preset.pieces:
         model.denoiser.forward = one_row_at_a_time(model.denoiser.forward)
         _decode_in_tiles(model.autoencoder)
@@ -100,13 +101,12 @@ class OneAtATime:
 def one_row_at_a_time(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return `forward` of a denoiser, called with keywords, in runs of one row of its batch each.
 
-    Tensors with as many rows as `hidden_states` are split; anything else, such as position tables, goes to every run.
+    Tensors with as many rows as the first input are split; anything else, such as position tables, goes to every run.
     """
 
     @wraps(forward)
-    def run(*, hidden_states: Tensor, **inputs: Any) -> Any:
-        num_rows, outputs = len(hidden_states), []
-        inputs["hidden_states"] = hidden_states
+    def run(**inputs: Any) -> Any:
+        num_rows, outputs = len(next(iter(inputs.values()))), []
         for row in range(num_rows):
             outputs.append(
                 forward(
@@ -141,9 +141,10 @@ def _decode_in_tiles(autoencoder: Any) -> None:
     # Decoding only: references must be encoded as in training, and one picture needs little.
     decode = autoencoder.decode
 
-    def run(latents: Tensor) -> Tensor:
+    @wraps(decode)
+    def run(latents: Tensor, **settings: Any) -> Tensor:
         with tiled(autoencoder):
-            return decode(latents)
+            return decode(latents, **settings)
 
     autoencoder.decode = run
 
@@ -161,4 +162,5 @@ def _offload_layers(model: VideoDiffusion, device: torch.device) -> None:
 
     # Without a stream: it would hold a pinned copy of the weights in host memory. The arithmetic takes longer anyway.
     apply_group_offloading(model.denoiser, onload_device=device, offload_type="block_level", num_blocks_per_group=1)
-    apply_group_offloading(model.text_encoder, onload_device=device, offload_type="leaf_level")
+    for name in model.encoder_names:
+        apply_group_offloading(getattr(model, name), onload_device=device, offload_type="leaf_level")

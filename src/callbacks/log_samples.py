@@ -93,7 +93,8 @@ class LogSamples(Callback):
                 for number, reference in enumerate(references):
                     write_png(folder / f"{name}_reference_{number}.png", reference)
                 (folder / f"{name}.txt").write_text(batch["caption"][place] + "\n")
-                copies.update(frames, references)
+                # Of an image-to-video method's first frame a still clip is a copy, which is another matter.
+                copies.update(frames, references if "reference_pixel_values" in batch else [])
                 rows.append((references, frames))
                 paths.append(folder / f"{name}.mp4")
                 index += 1
@@ -150,9 +151,9 @@ class LogSamples(Callback):
 
 
 def reference_pictures(batch: dict[str, Any], place: int) -> list[np.ndarray]:
-    """Return the reference images (h w 3 uint8) of one clip of `batch`; none where the method has none."""
-    images = batch.get("reference_pixel_values")
-    return [] if images is None else list(to_frames(images[place]))
+    """Return the pictures (h w 3 uint8) that one clip of `batch` is made after: references, or its first frame."""
+    images = [batch[name][place] for name in ("reference_pixel_values", "image_pixel_values") if name in batch]
+    return [frame for image in images for frame in to_frames(image)]
 
 
 def _slice(batch: dict[str, Any], start: int, stop: int) -> dict[str, Any]:

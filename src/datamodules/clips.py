@@ -16,7 +16,7 @@ from torch import Tensor
 from ..recipes import describe
 from .buckets import Bucket, Buckets
 from .cache import MODES, NO_CACHE, VIDEO_HASH, CachePlan, ClipView, plan_cache
-from .conditions import Clip, Condition
+from .conditions import Clip, Condition, given_conditions
 from .frames import ChosenFrames, FrameSelection
 from .images import CoverAndCrop, Geometry, Transform
 from .mixture import Mixture, Source
@@ -39,8 +39,8 @@ class ClipDataModule(LightningDataModule):
     `train`, `val`: where the shards are (see `list_shards`), or a mixture of data sets (see `Mixture.open`), or
     `source`: an object that makes them on first use. `num_frames`, `height`, `width`: of every clip, without `buckets`,
     with `batch_size` of them in a batch. `frames`: which frames of a video become the clip. `transform`: how they are
-    brought to its size, Concat-ID's way by default. `conditions`: by name, what else is read from a sample. `reader`:
-    pyav, decord or torchcodec. `shuffle_buffer`: how far a sample moves from its place on disk in training, beside the
+    brought to its size, Concat-ID's way by default. `conditions`: by name, what else is read from a sample (None is
+    left out). `reader`: pyav, decord or torchcodec. `shuffle_buffer`: how far a sample moves from its place on disk in training, beside the
     order of the shards; 0 for the order on disk. `keep_decoded`: hold decoded clips in memory, for data sets of a few
     thousand small clips. `fetcher`: for shards elsewhere. Samples that cannot be used are skipped, counted, and written
     to `skip_log` with the reason.
@@ -58,7 +58,7 @@ class ClipDataModule(LightningDataModule):
         height: int,
         width: int,
         frames: FrameSelection,
-        conditions: Mapping[str, Condition],
+        conditions: Mapping[str, Condition | None],
         transform: Transform | None = None,
         train: Source | None = None,
         val: Source | None = None,
@@ -76,7 +76,7 @@ class ClipDataModule(LightningDataModule):
     ):
         super().__init__()
         self.num_frames, self.height, self.width = num_frames, height, width
-        self.frames, self.conditions = frames, dict(conditions)
+        self.frames, self.conditions = frames, given_conditions(conditions)
         self.transform = transform or CoverAndCrop()
         if (source is None) == (train is None and val is None):
             raise ValueError(

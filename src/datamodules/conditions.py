@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .buckets import Bucket
 from .frames import ChosenFrames
-from .images import Geometry, decode_image, fit_and_pad
+from .images import Geometry, decode_image, fit_and_pad, stretched
 from .samples import BadSample, Sample
 
 MAX_REFERENCES = 3  # what Concat-ID was made for: its position table has room for no more
@@ -70,6 +70,11 @@ class Condition(ABC):
         Clips share a batch where the answer is the same.
         """
         return np.zeros_like(identities)
+
+
+def given_conditions(conditions: Mapping[str, Condition | None]) -> dict[str, Condition]:
+    """Return `conditions` without those that a configuration has taken out again."""
+    return {name: condition for name, condition in conditions.items() if condition is not None}
 
 
 def request_batch(conditions: Mapping[str, Condition], requests: Sequence[SampleRequest]) -> dict[str, Any]:
@@ -170,3 +175,50 @@ class ReferenceImages(Condition):
                 "mask of another size", f"{mask_suffix} is {mask.shape[::-1]}, {suffix} is {image.shape[1::-1]}"
             )
         return fit_and_pad(image, *size), fit_and_pad(image * (mask > 0)[..., None], *size)
+
+
+class FirstFrame(Condition):
+    """`image_pixel_values` (3 1 h w): the picture that a clip begins with; `fps` () and `motion_bucket_id` ().
+
+    From a shard: the clip's first frame; its frame rate, by the distance of its frames; and `motion_bucket_id` of its
+    json, or else the one given here. From a request: its only picture, stretched to `height` x `width` as diffusers'
+    pipeline does, and `clip_pixel_values` (3 224 224), which that pipeline makes of the picture itself; `fps` and
+    `motion_bucket_id` given here, which sampling may change.
+    """
+
+    def __init__(self, *, height: int, width: int, fps: float = 7.0, motion_bucket_id: float = 127.0):
+        self.height, self.width = height, width
+        self.fps, self.motion_bucket_id = fps, motion_bucket_id
+
+    def load(self, sample: Sample, clip: Clip) -> dict[str, Tensor]:
+        """Return the tensors: there is nothing to choose in an epoch."""
+        indices, rate = clip.chosen.indices, sample.info.get("fps")
+        if not rate:
+            raise BadSample("no frame rate", "its json has no fps")
+        stride = (indices[-1] - indices[0]) / max(len(indices) - 1, 1)
+        motion = sample.info.get("motion_bucket_id", self.motion_bucket_id)
+        return {
+            "image_pixel_values": clip.frames[:, :1],
+            "fps": torch.tensor(float(rate) / max(stride, 1.0)),
+            "motion_bucket_id": torch.tensor(float(motion)),
+        }
+
+    def finish(self, loaded: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        return dict(loaded)
+
+    def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
+        if len(request.references) != 1:
+            raise ValueError(
+                f"{len(request.references)} pictures were given for a clip: this method wants one, its first frame "
+                "(references=[FILE], or inputs=FOLDER)"
+            )
+        from ..models.image_encoders import CLIP_SIZE, antialiased_resize
+
+        picture = request.references[0]
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 * 2 - 1
+        return {
+            "image_pixel_values": stretched(picture, self.height, self.width)[:, None],
+            "clip_pixel_values": antialiased_resize(pixels[None], (CLIP_SIZE, CLIP_SIZE))[0],
+            "fps": torch.tensor(self.fps),
+            "motion_bucket_id": torch.tensor(self.motion_bucket_id),
+        }

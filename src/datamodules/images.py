@@ -241,3 +241,14 @@ def fit_and_pad(image: np.ndarray, height: int, width: int) -> Tensor:
     rows, columns = height - pixels.shape[-2], width - pixels.shape[-1]
     pixels = F.pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     return (pixels[0] * 2 - 1).clamp(-1, 1)
+
+
+def stretched(image: np.ndarray, height: int, width: int) -> Tensor:
+    """Return `image` (h w 3 uint8) as (3 height width) float32 in [-1, 1], its aspect ignored.
+
+    Pillow's Lanczos filter. Source: diffusers' `VideoProcessor`.
+    """
+    from PIL import Image
+
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255 * 2 - 1

@@ -17,6 +17,7 @@ class VideoAutoencoder(FrozenPart, ABC):
     latent_channels: int
     spatial_stride: int
     temporal_stride: int
+    scaling_factor: float  # where one factor is all that lies between the library's latents and these
 
     @abstractmethod
     def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,3 +153,67 @@ class WanAutoencoder(VideoAutoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents.float() * self.latents_std + self.latents_mean
         return self.vae.decode(latents.to(self.vae.dtype)).sample.clamp(-1, 1)
+
+
+class TemporalDecoderAutoencoder(VideoAutoencoder):
+    """`AutoencoderKLTemporalDecoder` of Stable Video Diffusion: spatial stride 8, every frame encoded by itself.
+
+    Its decoder looks at neighbouring frames. `pretrained`, `config`, `seed`: as in `CogVideoXAutoencoder`.
+    `num_frames_per_encode`: how many frames go through the encoder at once, None for all of a batch: less memory, the
+    same latents. Autocast has no effect on it: in 16 bits of floats its activations overflow.
+    """
+
+    temporal_stride = 1
+
+    def __init__(
+        self,
+        *,
+        pretrained: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        num_frames_per_encode: int | None = None,
+    ):
+        super().__init__()
+        from diffusers import AutoencoderKLTemporalDecoder
+
+        if num_frames_per_encode is not None and num_frames_per_encode < 1:
+            raise ValueError(
+                f"num_frames_per_encode={num_frames_per_encode} must be at least 1: "
+                "backbone.autoencoder.num_frames_per_encode"
+            )
+        self.vae: Any = load_frozen(
+            AutoencoderKLTemporalDecoder, pretrained=pretrained, config=config, seed=seed, dtype=dtype
+        )
+        self.num_frames_per_encode = num_frames_per_encode
+        settings = self.vae.config
+        self.latent_channels = settings.latent_channels
+        self.spatial_stride = 2 ** (len(settings.block_out_channels) - 1)
+        self.scaling_factor = float(settings.scaling_factor)
+
+    def posterior(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        frames = pixel_values.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
+        with torch.autocast(frames.device.type, enabled=False):
+            parts = [
+                self.vae.encode(part).latent_dist for part in frames.split(self.num_frames_per_encode or len(frames))
+            ]
+        mean, std = (
+            torch.cat([getattr(part, name) for part in parts]).unflatten(0, (len(pixel_values), -1)).transpose(1, 2)
+            for name in ("mean", "std")
+        )
+        return mean * self.scaling_factor, std * self.scaling_factor
+
+    def decode(self, latents: Tensor, *, decode_chunk_size: int | None = None) -> Tensor:
+        """`decode_chunk_size`: frames decoded together; less memory, slightly other pixels at their borders."""
+        scaled = (1 / self.scaling_factor * latents).to(self.vae.dtype).transpose(1, 2)  # the library wants b f c h w
+        with torch.autocast(latents.device.type, enabled=False):
+            clips = [
+                torch.cat(
+                    [
+                        self.vae.decode(part, num_frames=len(part)).sample
+                        for part in clip.split(decode_chunk_size or len(clip))
+                    ]
+                )
+                for clip in scaled
+            ]
+        return torch.stack(clips).transpose(1, 2).float().clamp(-1, 1)

@@ -3,9 +3,10 @@
 Knows no method by name.
 """
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from .autoencoders import VideoAutoencoder
 from .draws import Draws, mix
-from .frozen import Cacheable, cache_recipe, posterior_tensors, prompt_tensors, unused_parts
+from .frozen import Cacheable, FrozenPart, cache_recipe, posterior_tensors, prompt_tensors, unused_parts
 from .loading import fingerprint
 from .lora import LoRA
 from .text_encoders import TextEncoder
@@ -35,18 +36,24 @@ _TRAINING, _VALIDATION = 0, 1  # keys of the random numbers of a step
 class Conditioning:
     """Everything that the denoiser is told besides noisy latents and noise level. Every field is a tensor (b ...)."""
 
-    prompt_embeds: Tensor
-
     def beside(self, other: Self) -> Self:
         """Return both batches as one, `self` first: how guidance runs its branches in one call."""
         return type(self)(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
 
-class VideoDiffusion(LightningModule, ABC):
-    """A denoiser, a frozen autoencoder and a frozen text encoder, trained on one random noise level a clip.
+@dataclass(frozen=True)
+class TextConditioning(Conditioning):
+    """`prompt_embeds` (b n d)."""
 
-    A method adds `condition`, `draw_timesteps`, `loss`, `predict` and `sample`. All randomness of a step comes from a
-    `Draws` keyed by (seed, epoch, batch, rank, sample), so that a resumed run repeats what an uninterrupted one does.
+    prompt_embeds: Tensor
+
+
+class VideoDiffusion(LightningModule, ABC):
+    """A denoiser, a frozen autoencoder and frozen encoders of conditions, trained on one random noise level a clip.
+
+    `encoders`: by the name that each has as an attribute, in `cacheable` and in messages. A method adds `condition`,
+    `draw_timesteps`, `loss`, `predict` and `sample`. All randomness of a step comes from a `Draws` keyed by (seed,
+    epoch, batch, rank, sample), so that a resumed run repeats what an uninterrupted one does.
 
     `lora`: adapters on the denoiser, which is then frozen. `trained`: patterns (`*`, and `!` for all but) of the
     denoiser's parameters that are trained, by the names that a checkpoint has; None: all, or with `lora` the adapters.
@@ -62,7 +69,7 @@ class VideoDiffusion(LightningModule, ABC):
         *,
         denoiser: nn.Module,
         autoencoder: VideoAutoencoder,
-        text_encoder: TextEncoder,
+        encoders: Mapping[str, FrozenPart],
         optimizer: OptimizerFactory,
         lr_schedule: ScheduleFactory | None,
         seed: int,
@@ -72,7 +79,13 @@ class VideoDiffusion(LightningModule, ABC):
         super().__init__()
         self.denoiser: Any = denoiser
         self.autoencoder = autoencoder
-        self.text_encoder = text_encoder
+        self.encoder_names = tuple(encoders)
+        for name, encoder in encoders.items():
+            if encoder is None:
+                raise ValueError(
+                    f"{type(self).__name__} needs a {name}, the backbone has none: choose another backbone"
+                )
+            setattr(self, name, encoder)
         self.optimizer_factory = optimizer
         self.lr_schedule_factory = lr_schedule
         self.seed = seed
@@ -111,7 +124,6 @@ class VideoDiffusion(LightningModule, ABC):
         """
         return {
             "latents": Cacheable(("autoencoder",), ("pixel_values",), posterior_tensors),
-            "prompt_embeds": Cacheable(("text_encoder",), ("caption",), prompt_tensors),
         }
 
     def cache_recipes(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -153,13 +165,6 @@ class VideoDiffusion(LightningModule, ABC):
         shape = self.autoencoder.latent_shape(*pixel_values.shape[2:])
         return self.autoencoder.encode(pixel_values, draws.normal("posterior", shape)).float()
 
-    def encode_prompts(self, batch: Batch) -> Tensor:
-        """Return `prompt_embeds` (b n d) of the captions of `batch`."""
-        if "prompt_embeds" in batch:
-            return batch["prompt_embeds"]
-        prompt_embeds = self.text_encoder(batch["caption"])
-        return prompt_embeds.to(self.device) if "text_encoder" in self._idle_parts else prompt_embeds
-
     def clip_shape(self, batch: Batch) -> tuple[int, int, int]:
         """Return frames, height and width of the clips of `batch`."""
         if "pixel_values" in batch:
@@ -181,12 +186,24 @@ class VideoDiffusion(LightningModule, ABC):
     ) -> Tensor:
         """Return clips (b 3 f h w) in [-1, 1] for the conditions of `batch`.
 
-        `on_step(step, state, clean)` follows the sampler.
+        `on_step(step, state, clean)` follows the sampler. `sampling`: settings of `condition`, of `sample` and of the
+        autoencoder's `decode`; each gets those that it takes.
         """
         shape = self.autoencoder.latent_shape(num_frames, height, width)
-        conditioning = self.condition(batch, draws, augment=False)
-        latents = self.sample(conditioning, self.draw_noise(draws, shape), draws, on_step=on_step, **sampling)
-        return self.autoencoder.decode(latents)
+        takes = self.sampling_settings()
+        conditioning = self.condition(batch, draws, augment=False, **_among(sampling, takes["condition"]))
+        settings = _among(sampling, takes["sample"])
+        latents = self.sample(conditioning, self.draw_noise(draws, shape), draws, on_step=on_step, **settings)
+        return self.autoencoder.decode(latents, **_among(sampling, takes["decode"]))
+
+    def sampling_settings(self) -> dict[str, list[str]]:
+        """Return which settings of sampling `condition`, `sample` and `decode` take."""
+        functions: dict[str, Any] = {
+            "condition": self.condition,
+            "sample": self.sample,
+            "decode": self.autoencoder.decode,
+        }
+        return {name: _settings_of(function) for name, function in functions.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         draws = self._draws(_TRAINING, batch, self.current_epoch, batch_idx)
@@ -228,7 +245,7 @@ class VideoDiffusion(LightningModule, ABC):
 
     def frozen_parts(self) -> dict[str, nn.Module]:
         """Return the parts that are never trained and never saved, by name."""
-        return {"autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
+        return {"autoencoder": self.autoencoder} | {name: getattr(self, name) for name in self.encoder_names}
 
     def frozen_fingerprints(self) -> dict[str, str]:
         """Return a hash of everything that a checkpoint leaves out, by part; of the denoiser, what is not trained."""
@@ -297,6 +314,34 @@ class VideoDiffusion(LightningModule, ABC):
         if self.world_size > 1:
             finite = torch.as_tensor(self.all_gather(finite)).all()
         return bool(finite)
+
+
+class TextToVideo(VideoDiffusion):
+    """A method that reads a caption: among its `encoders` is a `text_encoder`."""
+
+    text_encoder: TextEncoder
+
+    @classmethod
+    def cacheable(cls) -> dict[str, Cacheable]:
+        return super().cacheable() | {"prompt_embeds": Cacheable(("text_encoder",), ("caption",), prompt_tensors)}
+
+    def encode_prompts(self, batch: Batch) -> Tensor:
+        """Return `prompt_embeds` (b n d) of the captions of `batch`."""
+        if "prompt_embeds" in batch:
+            return batch["prompt_embeds"]
+        prompt_embeds = self.text_encoder(batch["caption"])
+        return prompt_embeds.to(self.device) if "text_encoder" in self._idle_parts else prompt_embeds
+
+
+def _settings_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the settings of sampling that `function` takes."""
+    own = ("augment", "on_step")
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in own]
+
+
+def _among(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in names}
 
 
 def num_clips(batch: Batch) -> int:

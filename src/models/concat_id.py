@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .autoencoders import VideoAutoencoder
-from .base import Batch, Conditioning, OnStep, OptimizerFactory, ScheduleFactory, VideoDiffusion
+from .base import Batch, OnStep, OptimizerFactory, ScheduleFactory, TextConditioning, TextToVideo
 from .denoisers.placement import CogVideoXPlacement, ReferencePlacement
 from .diffusion.guidance import guide
 from .diffusion.parameterization import expand_like, mean_per_clip
@@ -19,13 +19,13 @@ from .text_encoders import TextEncoder
 
 
 @dataclass(frozen=True)
-class ConcatIDConditioning(Conditioning):
+class ConcatIDConditioning(TextConditioning):
     """`prompt_embeds` (b n d), `reference_latents` (b c k h w)."""
 
     reference_latents: Tensor
 
 
-class ConcatID(VideoDiffusion):
+class ConcatID(TextToVideo):
     """Clean reference latents follow the video latents on the frame axis; attention carries the identity.
 
     References share the clip's timestep, are seen by every layer, and what the network says about them is thrown away:
@@ -60,7 +60,7 @@ class ConcatID(VideoDiffusion):
         super().__init__(
             denoiser=denoiser,
             autoencoder=autoencoder,
-            text_encoder=text_encoder,
+            encoders={"text_encoder": text_encoder},
             optimizer=optimizer,
             lr_schedule=lr_schedule,
             seed=seed,

@@ -34,6 +34,15 @@ class Draws:
         """Return uniform float32 numbers (b, *shape) in [0, 1)."""
         return self._draw(name, lambda generator: torch.rand(tuple(shape), generator=generator))
 
+    def sequence(self, *shapes: Sequence[int]) -> list[Tensor]:
+        """Return standard normal float32 numbers (b, *shape) for each of `shapes`, drawn one after another.
+
+        Of one generator with the sample's own seed, as diffusers' pipelines draw theirs.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        drawn = [[torch.randn(tuple(shape), generator=generator) for generator in generators] for shape in shapes]
+        return [torch.stack(values).to(self.device, non_blocking=True) for values in drawn]
+
     def _draw(self, name: str, draw) -> Tensor:
         salt = zlib.crc32(name.encode())
         values = [draw(torch.Generator().manual_seed(mix(seed, salt))) for seed in self.seeds]

@@ -17,10 +17,11 @@ def encode_once(model: VideoDiffusion, size: int = 64) -> None:
     Every prompt and every picture then goes through its encoder alone, so that a clip does not depend on the others of
     its batch. Of a picture the posterior is remembered: each clip draws its own sample of it.
     """
-    text_encoder: Any = model.text_encoder
     autoencoder: Any = model.autoencoder
-    text_encoder.forward = RowsOnce(text_encoder.forward, str, size)
     autoencoder.posterior = RowsOnce(autoencoder.posterior, _digest, size)
+    for name in model.encoder_names:
+        encoder: Any = getattr(model, name)
+        encoder.forward = RowsOnce(encoder.forward, _digest, size)
 
 
 class RowsOnce:
@@ -46,6 +47,8 @@ class RowsOnce:
         return self._results[key]
 
 
-def _digest(pixel_values: Tensor) -> str:
-    content = pixel_values.detach().float().cpu().contiguous()
+def _digest(row: str | Tensor) -> str:
+    if isinstance(row, str):
+        return row
+    content = row.detach().float().cpu().contiguous()
     return f"{tuple(content.shape)} {hashlib.sha256(content.numpy().tobytes()).hexdigest()}"

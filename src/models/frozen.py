@@ -60,6 +60,11 @@ def prompt_tensors(text_encoder: Any, captions: Sequence[str]) -> dict[str, Tens
     return {"prompt_embeds": text_encoder(captions)}
 
 
+def image_tensors(image_encoder: Any, image_pixel_values: Tensor) -> dict[str, Tensor]:
+    """Return `image_embeds` (b n d) of pictures (b c 1 h w)."""
+    return {"image_embeds": image_encoder(image_pixel_values[:, :, 0])}
+
+
 def cache_recipe(cacheable: Cacheable, parts: Mapping[str, nn.Module], precision: str) -> Recipe:
     """Return what the tensors of `cacheable` depend on beside its inputs. `precision`: the trainer's.
 

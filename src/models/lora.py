@@ -13,16 +13,18 @@ _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """y = W x + alpha / rank * B A x with W frozen, A Kaiming-uniform and B zero: training starts at the base model.
+    """y = W x + alpha / rank * B A x with W frozen and B zero: training starts at the base model.
 
     `targets`: names of layers, each the end of a layer's full name (`to_q`, `attn1.to_out.0`), or one regular
-    expression that a full name must match as a whole. `dropout`: of x on its way to A, in training.
+    expression that a full name must match as a whole. `dropout`: of x on its way to A, in training. `init`: of A,
+    kaiming (uniform) or gaussian (standard deviation 1 / rank).
     """
 
     targets: Sequence[str] | str
     rank: int
     alpha: float
     dropout: float = 0.0
+    init: str = "kaiming"
 
     def __post_init__(self):
         if self.rank < 1:
@@ -31,6 +33,8 @@ class LoRA:
             raise ValueError(f"alpha={self.alpha} must be positive: model.lora.alpha")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1): model.lora.dropout")
+        if self.init not in ("kaiming", "gaussian"):
+            raise ValueError(f"init={self.init!r} is not one of kaiming, gaussian: model.lora.init")
 
     def apply(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """Put the adapters into `module` and return their parameters by name (`LAYER.lora_A.default.weight`).
@@ -44,6 +48,7 @@ class LoRA:
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by the rank: any number will do
             lora_dropout=self.dropout,
+            init_lora_weights="gaussian" if self.init == "gaussian" else True,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
         )
         inject_adapter_in_model(config, module)

@@ -1,4 +1,4 @@
-"""What stands in for a pretrained VAE and text encoder in the toy world: fixed, tiny, exact and without any weights."""
+"""What stands in for a pretrained VAE and encoders in the toy world: fixed, tiny, exact and without any weights."""
 
 import re
 import zlib
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.autoencoders import VideoAutoencoder
+from ..models.image_encoders import ImageEncoder
 from ..models.text_encoders import TextEncoder
 
 BLOCK = 4
@@ -88,6 +89,23 @@ class ToyTextEncoder(TextEncoder):
             generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
             self._words[word] = torch.randn(self.embed_dim, generator=generator)
         return self._words[word]
+
+
+class ToyImageEncoder(ImageEncoder):
+    """One token: the picture at 4 x 4 pixels, in fixed random directions of `embed_dim` numbers."""
+
+    directions: Tensor
+
+    def __init__(self, *, embed_dim: int = 64):
+        super().__init__()
+        self.embed_dim = embed_dim
+        directions = torch.randn(3 * 16, embed_dim, generator=torch.Generator().manual_seed(0)) / embed_dim**0.5
+        self.register_buffer("directions", directions, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        thumbnails = torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)
+        return (thumbnails @ self.directions)[:, None]
 
 
 def _lowest_dct_filters() -> Tensor:

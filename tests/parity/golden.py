@@ -50,3 +50,13 @@ class Case:
         tolerance = tolerance or {key: self.tolerance[key] for key in ("rtol", "atol")}
         actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
         np.testing.assert_allclose(actual, self.expected[name], err_msg=name, **tolerance)
+
+    def check_scalar(self, actual, name: str) -> None:
+        """Compare `actual` with the number or list `name` of the manifest's `scalars` at the manifest's tolerance."""
+        tolerance = {key: self.tolerance[key] for key in ("rtol", "atol")}
+        actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
+        np.testing.assert_allclose(actual, np.array(self.scalars[name]), err_msg=name, **tolerance)
+
+    def outputs_named(self, prefix: str) -> list[str]:
+        """Return the names of the expected arrays that begin with `prefix`."""
+        return [name for name in self.expected if name.startswith(prefix)]
