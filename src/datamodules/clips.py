@@ -40,10 +40,10 @@ class ClipDataModule(LightningDataModule):
     `source`: an object that makes them on first use. `num_frames`, `height`, `width`: of every clip, without `buckets`,
     with `batch_size` of them in a batch. `frames`: which frames of a video become the clip. `transform`: how they are
     brought to its size, Concat-ID's way by default. `conditions`: by name, what else is read from a sample (None is
-    left out). `reader`: pyav, decord or torchcodec. `shuffle_buffer`: how far a sample moves from its place on disk in training, beside the
-    order of the shards; 0 for the order on disk. `keep_decoded`: hold decoded clips in memory, for data sets of a few
-    thousand small clips. `fetcher`: for shards elsewhere. Samples that cannot be used are skipped, counted, and written
-    to `skip_log` with the reason.
+    left out). `reader`: pyav, decord or torchcodec. `shuffle_buffer`: how far a sample moves from its place on disk in
+    training, beside the order of the shards; 0 for the order on disk. `keep_decoded`: hold decoded clips in memory, for
+    data sets of a few thousand small clips. `fetcher`: for shards elsewhere. Samples that cannot be used are skipped,
+    counted, and written to `skip_log` with the reason.
 
     `cache`: what becomes of tensors that prepare.py stored (stages=cache). `auto`: a data set that has them is read
     instead of computed, and clips are not decoded where nothing else needs them; `required`: likewise, and what is not
