@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What can be written of what a place holds.
-_FORMATS = {"lora": ["lora"], "vae": ["vae", "sat"], "transformer": ["transformer", "diffusers", "sat"]}
+_FORMATS = {
+    "lora": ["lora"],
+    "vae": ["vae", "sat"],
+    "transformer": ["transformer", "diffusers", "sat"],
+    "unet": ["unet", "diffusers"],
+}
 
 
 @command("export")
@@ -50,7 +55,7 @@ def _merged(source: Source, base: str | None, dtype: torch.dtype | None) -> Sour
 
     if source.lora is None:
         raise ValueError(f"merge_lora=true, but {source.path} holds no LoRA")
-    is_in_base = base is not None and (Path(base) / "transformer").is_dir()
+    is_in_base = base is not None and (Path(base) / source.part).is_dir()
     below = read_source(base) if base is not None and is_in_base else source.start
     if below is None:
         raise ValueError(
@@ -67,12 +72,14 @@ def _merged(source: Source, base: str | None, dtype: torch.dtype | None) -> Sour
 
 def _choose_format(source: Source, config: DictConfig) -> str:
     """Return the format to write: the one asked for, if it fits, or the one that fits what `from` and `base` are."""
-    kind = "lora" if source.lora is not None else "vae" if source.is_vae else "transformer"
+    from .checkpoints.sources import DENOISERS
+
+    kind = "lora" if source.lora is not None else source.part
     if config.format is None:
         is_in_diffusers_layout = not source.is_sat and source.step is None
-        if kind == "transformer" and config.base is not None:
+        if kind in DENOISERS and config.base is not None:
             chosen, reason = "diffusers", "base is given"
-        elif kind != "lora" and is_in_diffusers_layout:
+        elif "sat" in _FORMATS[kind] and is_in_diffusers_layout:
             chosen, reason = "sat", f"{source.path} is in diffusers layout"
         else:
             chosen, reason = kind, f"{source.path} holds a {kind}"

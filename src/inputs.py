@@ -1,4 +1,4 @@
-"""What to sample: a prompt with reference images from the command line, or a list of them in a file."""
+"""What to sample: a prompt or pictures from the command line, a list of them in a file, or a folder of pictures."""
 
 import json
 from collections.abc import Sequence
@@ -8,23 +8,38 @@ from typing import Any
 
 import numpy as np
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to make: `references` are picture files, one an identity; `seed` only where the list fixes it."""
+    """One clip to make: `references` are picture files, one an identity; `seed` only where the list fixes it.
 
-    prompt: str
+    `prompt` None: none was given, for methods that go on from a picture.
+    """
+
+    prompt: str | None
     references: tuple[Path, ...]
     seed: int | None = None
 
 
 def read_requests(prompt: str | None, references: Sequence[str], inputs: str | None) -> list[Request]:
-    """Return the requests of a command line. Raises ValueError unless exactly one of `prompt` and `inputs` is given."""
-    if (prompt is None) == (inputs is None):
-        raise ValueError("give either prompt='...' with references=[FILE,...], or inputs=FILE (one clip a line)")
-    if prompt is not None:
-        return [Request(prompt, tuple(_existing(reference, "references", Path(".")) for reference in references))]
-    path = Path(str(inputs))
+    """Return the requests of a command line.
+
+    A prompt with its references is one clip; without a prompt each reference is a clip of its own, as each picture of a
+    folder is. Raises ValueError unless either these or `inputs` are given.
+    """
+    if (prompt is None and not references) == (inputs is None):
+        raise ValueError(
+            "give either prompt='...' with references=[FILE,...], or inputs=FILE (one clip a line); for a method "
+            "without prompts references=[FILE,...], or inputs=FOLDER (one clip a picture)"
+        )
+    if inputs is None:
+        found = tuple(_existing(reference, "references", Path(".")) for reference in references)
+        return [Request(prompt, found)] if prompt is not None else [Request(None, (picture,)) for picture in found]
+    path = Path(inputs)
+    if path.is_dir():
+        return _pictures_in(path)
     if not path.is_file():
         raise ValueError(f"inputs={path} does not exist")
     parse = _parse_json if path.suffix == ".jsonl" else _parse_concat_id
@@ -50,6 +65,21 @@ def read_picture(path: Path) -> np.ndarray:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
+def check_prompts(requests: Sequence[Request], has_prompts: bool) -> None:
+    """Raise ValueError where a method that reads prompts was given none."""
+    if has_prompts and any(request.prompt is None for request in requests):
+        raise ValueError(
+            "the model of ckpt reads prompts: give either prompt='...' with references=[FILE,...], or inputs=FILE"
+        )
+
+
+def _pictures_in(folder: Path) -> list[Request]:
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    if not pictures:
+        raise ValueError(f"inputs={folder} holds no picture ({', '.join(_PICTURES)})")
+    return [Request(None, (picture,)) for picture in pictures]
+
+
 def _parse_concat_id(line: str, place: str, folder: Path) -> Request:
     """Concat-ID's list format: `prompt@@image[@@image[@@image]]`."""
     prompt, *references = [part.strip() for part in line.split("@@")]
@@ -59,10 +89,12 @@ def _parse_concat_id(line: str, place: str, folder: Path) -> Request:
 
 
 def _parse_json(line: str, place: str, folder: Path) -> Request:
-    """One JSON object a line: `prompt`, `references` (list of files), optional `seed`."""
+    """One JSON object a line: `prompt`, `references` (list of files), or one of them; optional `seed`."""
     try:
         entry: Any = json.loads(line)
-        prompt, references, seed = entry["prompt"], entry.get("references", []), entry.get("seed")
+        prompt, references, seed = entry.get("prompt"), entry.get("references", []), entry.get("seed")
+        if prompt is None and not references:
+            raise KeyError("prompt")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place}: expected an object with `prompt` and `references` ({error})") from error
     return Request(prompt, tuple(_existing(reference, place, folder) for reference in references), seed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from .config import command
-from .inputs import Request, read_picture, read_requests
+from .inputs import Request, check_prompts, read_picture, read_requests
 from .progress import SamplingProgress
 from .records import RecordWriter, read_records
 from .shares import Share, find_share
@@ -48,6 +48,7 @@ def main(config: DictConfig) -> None:
     device, dtype = choose_device(config.device, config.dtype, share.local_index)
     wanted = {name: config[name] for name in ("num_frames", "height", "width") if config[name] is not None}
     model, conditions, trained = load_run(config.ckpt, config.paths, config.weights, wanted)
+    check_prompts(requests, "text_encoder" in model.encoder_names)
     sampling = {**trained.sampling, **config.sampling}
     check_sampling(model, sampling)
     size = {name: trained.datamodule[name] for name in ("num_frames", "height", "width")}
@@ -112,7 +113,7 @@ def _plan(
             clips.append(
                 {
                     "video": f"clips/{line:05d}_{number}.mp4",
-                    "prompt": request.prompt,
+                    "prompt": request.prompt or "",
                     "seed": base + number,
                     "source_references": [str(path) for path in request.references],
                     "sampling": dict(sampling),

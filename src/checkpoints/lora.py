@@ -83,9 +83,16 @@ def merge_lora(
 def write_lora(folder: Path, lora: Lora, model_class: Any, dtype: torch.dtype | None) -> None:
     """Write `pytorch_lora_weights.safetensors`, which the stock pipeline's `load_lora_weights` reads.
 
-    Rank and alpha go into the file's metadata, so that the library applies alpha / rank by itself.
+    Rank and alpha go into the file's metadata, so that the library applies alpha / rank by itself. Of a UNet: see
+    `unet_lora`.
     """
     from diffusers.loaders import lora_pipeline
+    from safetensors.torch import save_file
+
+    if model_class.__name__.startswith("UNet"):
+        tensors = {name: tensor.to(dtype).load().contiguous() for name, tensor in unet_lora(lora).items()}
+        save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
+        return
 
     names = [f"{base.__name__.removesuffix('Transformer3DModel')}LoraLoaderMixin" for base in model_class.__mro__]
     loader: Any = next((getattr(lora_pipeline, name) for name in names if hasattr(lora_pipeline, name)), None)
@@ -96,3 +103,19 @@ def write_lora(folder: Path, lora: Lora, model_class: Any, dtype: torch.dtype | 
         transformer_lora_layers={name: tensor.to(dtype).load().contiguous() for name, tensor in lora.layers.items()},
         transformer_lora_adapter_metadata={"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.modules},
     )
+
+
+def unet_lora(lora: Lora) -> dict[str, LazyTensor]:
+    """Return the adapters under the names of SVD Xtend's files: `unet.MODULE.lora.down.weight` and `.lora.up.weight`.
+
+    Such a file knows no alpha, and its readers apply B @ A as it is: the factor alpha / rank goes into B.
+    """
+
+    def scaled(up: Tensor) -> Tensor:
+        return (up.float() * (lora.alpha / lora.rank)).to(up.dtype)
+
+    tensors = {}
+    for module in lora.modules:
+        tensors[f"unet.{module}.lora.down.weight"] = lora.layers[f"{module}.lora_A.weight"]
+        tensors[f"unet.{module}.lora.up.weight"] = LazyTensor.made_by(scaled, lora.layers[f"{module}.lora_B.weight"])
+    return tensors

@@ -33,6 +33,11 @@ _COGVIDEOX = {
     "transformer": ["diffusers", TRANSFORMER],
     "vae": ["diffusers", VAE],
 }
+# What conditions a denoiser: the part, its setting for its width, and the denoiser's setting that must equal it.
+_ENCODERS = {
+    "transformer": ("text_encoder", "d_model", "text_embed_dim"),
+    "unet": ("image_encoder", "projection_dim", "cross_attention_dim"),
+}
 _LINKED_FROM = 1 << 20
 
 
@@ -47,7 +52,7 @@ def read_index(base: Path, transformer: Source) -> dict[str, Any]:
     path, network = base / "model_index.json", transformer.model_class.__name__
     if path.is_file():
         index = read_json(path)
-        if index.get("transformer", [None, None])[1] != network:
+        if index.get(transformer.part, [None, None])[1] != network:
             raise ValueError(f"{path} is of a {index.get('_class_name')}, which has no {network}: name another base")
     elif network == TRANSFORMER:
         index = {"_class_name": "CogVideoXPipeline", **_COGVIDEOX}
@@ -58,9 +63,9 @@ def read_index(base: Path, transformer: Source) -> dict[str, Any]:
     return index
 
 
-def linked_parts(index: dict[str, Any], base: Path, vae: Source | None) -> list[str]:
+def linked_parts(index: dict[str, Any], transformer: Source, base: Path, vae: Source | None) -> list[str]:
     """Return the parts that come from `base` as they are. Raises ValueError where one is not there."""
-    written = {"transformer", *(["vae"] if vae is not None else [])}
+    written = {transformer.part, *(["vae"] if vae is not None else [])}
     if index.get("scheduler") == _COGVIDEOX["scheduler"] and not _has_scheduler(base):
         written.add("scheduler")
     parts = [
@@ -74,13 +79,14 @@ def linked_parts(index: dict[str, Any], base: Path, vae: Source | None) -> list[
 
 
 def check_parts_fit(transformer: Source, base: Path, vae: Source | None) -> None:
-    """Raise ValueError where text encoder or VAE have other widths than the transformer takes."""
+    """Raise ValueError where encoder or VAE have other widths than the denoiser takes."""
     settings = transformer.config
-    text = read_json(base / "text_encoder" / "config.json").get("d_model")
-    if text is not None and "text_embed_dim" in settings and text != settings["text_embed_dim"]:
+    encoder, width, setting = _ENCODERS[transformer.part]
+    found = read_json(base / encoder / "config.json").get(width)
+    if found is not None and setting in settings and found != settings[setting]:
         raise ValueError(
-            f"the text encoder of base={base} has {text} channels, {transformer.path} takes "
-            f"{settings['text_embed_dim']}"
+            f"the {encoder.replace('_', ' ')} of base={base} has {found} channels, {transformer.path} takes "
+            f"{settings[setting]}"
         )
     latents = (vae.config if vae is not None else read_json(base / "vae" / "config.json")).get("latent_channels")
     if latents is not None and latents != settings.get("out_channels", latents):
@@ -95,11 +101,11 @@ def write_pipeline(
     from diffusers import CogVideoXDPMScheduler, __version__
 
     index = read_index(base, transformer)
-    parts = linked_parts(index, base, vae)
+    parts = linked_parts(index, transformer, base, vae)
     check_parts_fit(transformer, base, vae)
     for name in parts:
         shutil.copytree(base / name, folder / name, copy_function=_link_or_copy)
-    write_network(folder / "transformer", transformer, dtype, max_shard_size)
+    write_network(folder / transformer.part, transformer, dtype, max_shard_size)
     if vae is not None:
         write_network(folder / "vae", vae, dtype, max_shard_size)
     if "scheduler" not in parts:

@@ -31,13 +31,16 @@ from .sat import (
 
 log = logging.getLogger(__name__)
 
+DENOISERS = ("transformer", "unet")  # what pipelines call them
 SAT_FILE, SAT_VAE_FILE = "mp_rank_00_model_states.pt", "3d-vae.pt"
 
 READ = (
     "read are: a run of train.py or its .ckpt; a SAT folder, its mp_rank_00_model_states.pt or a 3d-vae.pt; a "
-    "pipeline, transformer or vae folder in diffusers layout; a .safetensors file of a transformer or VAE"
+    "pipeline, transformer, unet or vae folder in diffusers layout; a .safetensors file of a transformer or VAE"
 )
-_NETWORKS = re.compile(r"\w+Transformer3DModel|AutoencoderKL(CogVideoX|Wan)")
+_NETWORKS = re.compile(
+    r"\w+Transformer3DModel|UNetSpatioTemporalConditionModel|AutoencoderKL(CogVideoX|Wan|TemporalDecoder)"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Source:
     @property
     def is_vae(self) -> bool:
         return str(self.model_class.__name__).startswith("Autoencoder")
+
+    @property
+    def part(self) -> str:
+        """What a pipeline calls this network: transformer, unet or vae."""
+        return "vae" if self.is_vae else "unet" if self.model_class.__name__.startswith("UNet") else "transformer"
 
     def load(self, dtype: torch.dtype) -> Any:
         """Return the model with its weights in `dtype`."""
@@ -114,8 +122,9 @@ def _find(place: Path, weights: str | None) -> Path:
     for name in (SAT_FILE, SAT_VAE_FILE):
         if (place / name).is_file():
             return place / name
-    if (place / "transformer").is_dir():
-        return _find(place / "transformer", weights)
+    for part in DENOISERS:
+        if (place / part).is_dir():
+            return _find(place / part, weights)
     if any(place.glob("*.ckpt")) or any(place.glob("checkpoints/*.ckpt")):
         return find_checkpoint(place)
     raise ValueError(f"{place} is none of the folders that are known ({', '.join(_content(place))}); {READ}")
