@@ -277,8 +277,10 @@ def test_foreign_files_and_folders_are_refused(tmp_path, model):
     (tmp_path / "sat" / "latest").write_text("7")
     with pytest.raises(ValueError, match=r"names 7, but there is no .*mp_rank_00_model_states\.pt"):
         read_source(tmp_path / "sat")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.pt").touch()
     with pytest.raises(ValueError, match=r"none of the folders that are known \(a\.pt"):
-        read_source(tmp_path)
+        read_source(tmp_path / "other")
 
 
 def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path, state_dict):
