@@ -14,8 +14,8 @@ class ClipMetric(Metric):
 
     full_state_update = False
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__()
         self._empty: dict[str, Tensor] = {}
 
     def add_columns(self, **empty: Tensor) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -82,9 +82,8 @@ class FaceSimilarity(ClipMetric):
         threshold: float | None = None,
         distractors: str | Path | None = None,
         prefix: str = "",
-        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__()
         self.analyzer, self.embedder, self.prefix = analyzer, embedder, prefix
         self.convention = get_convention(convention, num_frames, analyzer)
         self.space = (embedder or analyzer).name
