@@ -36,16 +36,15 @@ def main(config: DictConfig) -> None:
         raise ValueError("videos must name a folder of clips, e.g. one that sample.py wrote")
     clips = find_clips(Path(config.videos), config.references)
 
-    from hydra.utils import instantiate
-
     from .config import check
     from .datamodules.shards import write_atomically
+    from .metrics.building import build_metrics
     from .report import write_report
     from .run import quiet_libraries
 
     quiet_libraries()
     check(config)
-    metrics = instantiate(config.metrics, _convert_="all")
+    metrics = build_metrics(config.metrics)
     measured, failed = _measure(clips, metrics)
     if not measured:
         raise ValueError(

@@ -58,7 +58,7 @@ class ReferenceCopy(Metric):
         else:
             pixels = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
             pictures = torch.stack([fit_and_pad(picture, *frames.shape[1:3]) for picture in references])
-            similarity = correlation(_thumbnails(pixels), _thumbnails(pictures))
+            similarity = correlation(thumbnails(pixels), thumbnails(pictures))
             lasts, rests = similarity[-num_last:].amax(dim=0), similarity[:-num_last].median(dim=0).values
             copied = int(lasts.argmax())
             last, rest = lasts[copied], rests[copied]
@@ -101,6 +101,6 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
 
 
-def _thumbnails(pixels: Tensor) -> Tensor:
+def thumbnails(pixels: Tensor, size: int = THUMBNAIL) -> Tensor:
     """Return (n 3 h w) as rows of small pictures (n d)."""
-    return F.interpolate(pixels, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
+    return F.interpolate(pixels, (size, size), mode="area").flatten(1)

@@ -8,6 +8,7 @@ import pytest
 from likeness.models.identity.alignment import alignment, ffhq_crop, five_from_68, five_from_98, source_quad
 from likeness.models.identity.references import warp
 
+from .checks_identity import CELEB_BASIS_KINDS
 from .golden import Case, manifests
 
 
@@ -47,7 +48,7 @@ def check_alignment(case: Case) -> None:
         case.check(value, name, rtol=0, atol=case.tolerance["five_from_*" if five else "source_quad"]["atol"])
 
 
-KINDS = {"alignment": check_alignment}
+KINDS = {"alignment": check_alignment, **CELEB_BASIS_KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("celeb_basis"), ids=lambda path: path.stem)

@@ -17,6 +17,7 @@ from likeness.models.identity.masks import latent_mask
 from likeness.preparation.clips import clip_sample
 from likeness.preparation.sources.consisid import ConsisID
 
+from .checks_identity import CONSISID_KINDS
 from .demo import shared_data
 from .golden import Case, manifests
 
@@ -115,7 +116,7 @@ def check_sizes(case: Case) -> None:
         assert repeat_to(entry["valid"], entry["n_frames"]) == entry["indices"]
 
 
-KINDS = {"demo_data": check_demo_data}
+KINDS = {"demo_data": check_demo_data, **CONSISID_KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("consisid"), ids=lambda path: path.stem)

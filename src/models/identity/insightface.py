@@ -45,7 +45,7 @@ class InsightFaceAnalyzer:
             raise ValueError(
                 f"analyzer=insightface needs the extra `faces`: pip install 'likeness[faces]' ({error})"
             ) from error
-        self.name = f"insightface/{pack}"
+        self.name, self.det_size = f"insightface/{pack}", det_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         self._analysis = FaceAnalysis(
