@@ -13,7 +13,7 @@ from torch import Tensor
 from ..datamodules.images import fit_and_pad
 from ..models.identity.analyzer import ARCFACE_TEMPLATE, Face, FaceAnalyzer, similarity_transform
 from ..models.identity.references import warp
-from .clip_metric import ClipMetric, mean_of_defined
+from .columns import ColumnMetric, mean_of_defined
 from .reference_copy import correlation, thumbnails
 
 # Aligned faces, from the hair to below the chin, are cut out of crops of CROP pixels with a margin around them, and are
@@ -24,7 +24,7 @@ ZOOM = 0.7  # of ArcFace's template
 SHIFTS, SCALES = (-0.12, -0.06, 0.0, 0.06, 0.12), (0.8, 0.9, 1.0, 1.12, 1.25)
 
 
-class FaceCopy(ClipMetric):
+class FaceCopy(ColumnMetric):
     """Compares pose, expression, pixels and crop of a clip's faces with those of the reference picture.
 
     In `num_frames` evenly spaced frames, the face whose aligned pixels correlate best with the reference's counts. Its

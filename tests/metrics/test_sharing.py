@@ -1,6 +1,6 @@
 from omegaconf import OmegaConf
 
-from likeness.metrics.building import build_metrics
+from likeness.metrics.sharing import SharedAnalyzers
 
 ANALYZER = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer", "threshold": 0.5}
 SIMILARITY, COPY = "likeness.metrics.face_similarity.FaceSimilarity", "likeness.metrics.face_copy.FaceCopy"
@@ -19,7 +19,8 @@ def test_metrics_with_the_same_analyzer_share_it():
             },
         }
     )
-    metrics = build_metrics(config.metrics)
+    analyzers = SharedAnalyzers()
+    metrics = {name: analyzers.build(node) for name, node in config.metrics.items()}
     assert list(metrics) == ["one", "two", "other", "without"]
     assert metrics["one"].analyzer is metrics["two"].analyzer
     assert metrics["other"].analyzer is not metrics["one"].analyzer
