@@ -38,13 +38,14 @@ def main(config: DictConfig) -> None:
 
     from .config import check
     from .datamodules.shards import write_atomically
-    from .metrics.building import build_metrics
+    from .metrics.sharing import SharedAnalyzers
     from .report import write_report
     from .run import quiet_libraries
 
     quiet_libraries()
     check(config)
-    metrics = build_metrics(config.metrics)
+    analyzers = SharedAnalyzers()
+    metrics = {name: analyzers.build(node) for name, node in config.metrics.items()}
     measured, failed = _measure(clips, metrics)
     if not measured:
         raise ValueError(

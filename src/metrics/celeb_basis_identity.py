@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.identity.analyzer import FaceAnalyzer, FaceEmbedder
-from .clip_metric import ClipMetric, mean_of_defined
+from .columns import ColumnMetric, mean_of_defined
 
 LEAST_MEAN = 1e-6  # prompts whose mean cosine is not above it are left out, as those without any face are
 
 
-class CelebBasisIdentity(ClipMetric):
+class CelebBasisIdentity(ColumnMetric):
     """Cosine of the pictures made for one prompt with the photo of the person, over pictures in which a face was found.
 
     `analyzer` finds faces, `embedder` recognises them: not the network that trained, but sphere20 in the paper.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..inputs import read_picture
 from ..models.identity.analyzer import Face, FaceAnalyzer, FaceEmbedder, digest
-from .clip_metric import ClipMetric, mean_of_defined, mean_over_parts
+from .columns import ColumnMetric, mean_of_defined, mean_over_parts
 from .face_conventions import find_faces, get_convention
 from .identity_scores import (
     VERIFICATION_THRESHOLDS,
@@ -26,7 +26,7 @@ from .identity_scores import (
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-class FaceSimilarity(ClipMetric):
+class FaceSimilarity(ColumnMetric):
     """Cosine similarity of a clip's faces with its reference's face, frame by frame, and what follows from it.
 
     `num_frames` evenly spaced frames of a clip are analysed (None: as the convention says). The largest face of a frame

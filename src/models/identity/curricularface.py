@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .analyzer import ARCFACE_TEMPLATE, similarity_transform
 from .references import warp
-from .weights import load_weights
+from .weights import load_network
 
 WEIGHTS_NAMES = ("glint360k_curricular_face_r101_backbone.bin",)
 
@@ -89,9 +89,7 @@ class CurricularFaceEmbedder:
     embedding_dim = 512
 
     def __init__(self, *, weights: str | Path, device: str = "cpu"):
-        self.network = CurricularFace().eval().requires_grad_(False)
-        load_weights(self.network, weights, setting="embedder.weights", names=WEIGHTS_NAMES)
-        self.network.to(device)
+        self.network = load_network(CurricularFace, weights, setting="embedder.weights", names=WEIGHTS_NAMES).to(device)
         self.device = device
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .analyzer import similarity_transform
 from .references import warp
-from .weights import load_weights
+from .weights import load_network
 
 UNITS, WIDTHS = (1, 2, 4, 1), (64, 128, 256, 512)
 WEIGHTS_NAMES = ("the state dict of CosFace's sphere20, trained on VGGFace2",)
@@ -72,9 +72,7 @@ class Sphere20Embedder:
     embedding_dim = 512
 
     def __init__(self, *, weights: str | Path, device: str = "cpu"):
-        self.network = Sphere20().eval().requires_grad_(False)
-        load_weights(self.network, weights, setting="embedder.weights", names=WEIGHTS_NAMES)
-        self.network.to(device)
+        self.network = load_network(Sphere20, weights, setting="embedder.weights", names=WEIGHTS_NAMES).to(device)
         self.device = device
 
     @torch.inference_mode()

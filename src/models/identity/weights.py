@@ -1,5 +1,6 @@
 """Weights of face networks from local files: names and shapes are checked, nothing is unpickled but tensors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -7,8 +8,8 @@ from torch import nn
 from ...checkpoints.files import lazy_tensors, read_safetensors, read_torch_file
 
 
-def load_weights(network: nn.Module, path: str | Path, *, setting: str, names: tuple[str, ...]) -> None:
-    """Fill `network` from `path`: .safetensors, or a state dict that torch.save wrote.
+def load_network(make: Callable[[], nn.Module], path: str | Path, *, setting: str, names: tuple[str, ...]) -> nn.Module:
+    """Return the frozen network of `make` with the weights of `path`: .safetensors, or what torch.save wrote.
 
     `setting` and `names`: what to change, and how the published file is called. Counters of batch norms may be missing.
     Raises ValueError for a missing or damaged file and for one whose tensors have other names or shapes.
@@ -17,6 +18,7 @@ def load_weights(network: nn.Module, path: str | Path, *, setting: str, names: t
     if not path.is_file():
         raise ValueError(f"there is no file {path}: it should be {' or '.join(names)}, put it there or set {setting}")
     lazy = read_safetensors(path) if path.suffix == ".safetensors" else lazy_tensors(path, read_torch_file(path))
+    network = make().requires_grad_(False).eval()
     wanted = {name: value.shape for name, value in network.state_dict().items() if not _is_counter(name)}
     found = {name: value.meta.shape for name, value in lazy.items() if not _is_counter(name)}
     wrong = [name for name in wanted.keys() & found.keys() if wanted[name] != found[name]]
@@ -29,6 +31,7 @@ def load_weights(network: nn.Module, path: str | Path, *, setting: str, names: t
             f"({', '.join(sorted(wrong)[:3])}); expected names are {example}...: {setting}"
         )
     network.load_state_dict({name: lazy[name].load() for name in wanted}, strict=False)
+    return network
 
 
 def _is_counter(name: str) -> bool:

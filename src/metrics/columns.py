@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from .states import cat
 
 
-class ClipMetric(Metric):
+class ColumnMetric(Metric):
     """A metric whose states are columns: each update appends rows, `compute` works on all rows of all processes."""
 
     full_state_update = False
