@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,3 +12,8 @@ def cat(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     return torch.cat(list(values)) if values else torch.zeros(0)
+
+
+def evenly_spaced(num_frames: int, count: int) -> np.ndarray:
+    """Return `count` indices from the first to the last of `num_frames`, rounded down, or all if there are fewer."""
+    return np.linspace(0, num_frames - 1, min(count, num_frames)).astype(int)

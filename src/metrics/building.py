@@ -1,0 +1,46 @@
+"""Building the metrics of a configuration: what this machine lacks is left out by name, never silently."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torchmetrics import Metric
+
+from .model_files import MissingModel
+
+
+def build_metrics(
+    config: Mapping[str, Any], asked_for: Collection[str] = ()
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Return the metrics of `config` (name -> node with a `_target_`) by name, and why others are disabled, by name.
+
+    Disabled is what needs weights or a package that are not there. Raises MissingModel where that is one of
+    `asked_for`, the names that the user gave.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    metrics, disabled = {}, {}
+    for name in config:
+        try:
+            metrics[name] = instantiate(config[name], _convert_="all")
+        except InstantiationException as error:
+            missing = _missing_model(error)
+            if missing is None:
+                raise
+            if name in asked_for:
+                raise MissingModel(f"metrics.{name}: {missing}") from error
+            disabled[name] = str(missing)
+    return metrics, disabled
+
+
+def update(metric: Metric, frames: Any, **available: Any) -> None:
+    """Update `metric` with a clip's `frames` and those of `available` (references, prompt, fps, real) that it takes."""
+    taken = inspect.signature(metric.update).parameters
+    metric.update(frames, **{name: value for name, value in available.items() if name in taken})
+
+
+def _missing_model(error: BaseException | None) -> MissingModel | None:
+    while error is not None and not isinstance(error, MissingModel):
+        error = error.__cause__
+    return error

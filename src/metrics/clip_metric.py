@@ -1,0 +1,57 @@
+"""What metrics have in common whose value is a mean over clips."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from .states import cat
+
+
+class ClipMetric(Metric):
+    """Mean over clips of values that each clip has for itself.
+
+    `descriptions`: by name of a value, what it measures, its range and which direction is better; `undefined`: why a
+    clip may have none (NaN, left out of the mean and counted in `notes`); `features`: what the values are taken from.
+    Subclasses implement `update(frames, ...)`, which calls `add`.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+    weights: list[Tensor]
+
+    def __init__(self, *, descriptions: dict[str, str], undefined: str, features: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.descriptions, self.undefined, self.features = descriptions, undefined, features
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+        self.add_state("weights", default=[], dist_reduce_fx="cat")
+
+    def add(self, values: dict[str, float], weight: float = 1.0) -> None:
+        """Add the values of one clip, NaN or left out where it has none, with its `weight` in the mean."""
+        row = [float(values.get(name, torch.nan)) for name in self.descriptions]
+        self.values.append(torch.tensor([row], dtype=torch.float64))
+        self.weights.append(torch.tensor([weight], dtype=torch.float64))
+
+    def compute(self) -> dict[str, Tensor]:
+        if not len(self.values):
+            raise ValueError(f"{type(self).__name__} has seen no clip")
+        values, weights = cat(self.values), cat(self.weights)[:, None]
+        known = ~values.isnan()
+        means = (values.nan_to_num() * weights).sum(dim=0) / (known * weights).sum(dim=0)
+        return dict(zip(self.descriptions, means, strict=True))
+
+    def per_clip(self) -> dict[str, Tensor]:
+        """Return the values of each clip, in the order of `update`, by name; NaN where a clip has none."""
+        values = cat(self.values)
+        return {name: values[:, column] for column, name in enumerate(self.descriptions)} if len(values) else {}
+
+    def notes(self) -> list[str]:
+        """Return what the means leave out."""
+        columns = self.per_clip()
+        missing = {name: int(column.isnan().sum()) for name, column in columns.items()}
+        return [
+            f"{', '.join(name for name in missing if missing[name] == count)}: {count} of {len(self.values)} clips are "
+            f"left out, {self.undefined}"
+            for count in sorted(set(missing.values()) - {0})
+        ]
