@@ -49,9 +49,9 @@ class ReferenceCopy(Metric):
         for name in ("last", "rest"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, frames: np.ndarray, reference: np.ndarray | Sequence[np.ndarray]) -> None:
-        """Add a clip: `frames` (f h w 3) and its `reference` picture (h w 3), or several, uint8 RGB."""
-        references = [reference] if isinstance(reference, np.ndarray) else list(reference)
+    def update(self, frames: np.ndarray, references: np.ndarray | Sequence[np.ndarray]) -> None:
+        """Add a clip: `frames` (f h w 3) and its `references`, one picture (h w 3) or several, uint8 RGB."""
+        references = [references] if isinstance(references, np.ndarray) else list(references)
         num_last = min(self.num_last_frames, len(frames) // 2)
         if not num_last or not references:  # nothing to compare with
             last = rest = torch.tensor(torch.nan)

@@ -6,17 +6,18 @@ from pathlib import Path
 from torch import nn
 
 from ...checkpoints.files import lazy_tensors, read_safetensors, read_torch_file
+from ...metrics.model_files import MissingModel
 
 
 def load_network(make: Callable[[], nn.Module], path: str | Path, *, setting: str, names: tuple[str, ...]) -> nn.Module:
     """Return the frozen network of `make` with the weights of `path`: .safetensors, or what torch.save wrote.
 
     `setting` and `names`: what to change, and how the published file is called. Counters of batch norms may be missing.
-    Raises ValueError for a missing or damaged file and for one whose tensors have other names or shapes.
+    Raises MissingModel for a missing file, ValueError for a damaged one and for one whose tensors have other names or shapes.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: it should be {' or '.join(names)}, put it there or set {setting}")
+        raise MissingModel(f"there is no file {path}: it should be {' or '.join(names)}, put it there or set {setting}")
     lazy = read_safetensors(path) if path.suffix == ".safetensors" else lazy_tensors(path, read_torch_file(path))
     network = make().requires_grad_(False).eval()
     wanted = {name: value.shape for name, value in network.state_dict().items() if not _is_counter(name)}
