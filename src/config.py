@@ -63,6 +63,7 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     trainer: Any = MISSING
+    analyzer: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 

@@ -33,7 +33,6 @@ def main(config: DictConfig) -> None:
 def _evaluate(config: DictConfig) -> None:
     from .config import check
     from .datamodules.shards import write_atomically
-    from .evaluation.measuring import DECODING
     from .evaluation.report import write_report
     from .evaluation.session import Session
     from .evaluation.table import print_result
@@ -56,7 +55,6 @@ def _evaluate(config: DictConfig) -> None:
     known = len(session.measured.clips) - session.measured.num_new
     if known > 0:
         log.info("%d clips were measured before and have not changed", known)
-    log.info("%s at %.1f videos/s", DECODING, result["timing"].get(DECODING, {}).get("clips_per_s") or 0)
     log.info("metrics.json and report.html in %s", output)
 
 

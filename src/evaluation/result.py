@@ -1,6 +1,5 @@
 """What `metrics.json` holds: values with intervals, what they are taken from, what is undefined and why, every clip."""
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +8,8 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
-from .measuring import DECODING, Measured
+from .measuring import Measured
 from .statistics import Interval, bootstrap_mean
-
-log = logging.getLogger(__name__)
 
 # Columns of single clips whose mean, or what `_derived` makes of them, is a value of the set under another name.
 COLUMN_OF = {
@@ -153,9 +150,3 @@ def _number(value: Any) -> float | bool | None:
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
-
-def decoding_speed(result: Mapping[str, Any]) -> str:
-    """Return clips per second of decoding and of each metric, in words."""
-    speeds = result["timing"]
-    parts = [f"{name} {speeds[name]['clips_per_s'] or 0:.1f}" for name in (DECODING, *(speeds.keys() - {DECODING}))]
-    return f"videos/s: {', '.join(parts)}"

@@ -1,6 +1,6 @@
 """What an evaluation found, as a table on the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 BOUNDS = ("_low", "_high")
@@ -33,9 +33,18 @@ def source_of(result: Mapping[str, Any], value: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _print(table: Any, notes: Sequence[str] = ()) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, 150)  # without a terminal, rich takes 80 columns and cuts names
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_result(result: Mapping[str, Any]) -> None:
     """Print values with intervals, what was not measured, notes, and how fast it was."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("metric", "value", "95 % interval", "from", "meaning", title=f"{result['num_clips']} clips")
@@ -45,18 +54,13 @@ def print_result(result: Mapping[str, Any]) -> None:
         table.add_row(name, show(value), interval, source_of(result, name), meaning)
     for name, reason in result["disabled"].items():
         table.add_row(name, "disabled", "", "", reason.partition("\n")[0], style="dim")
-    console = Console(soft_wrap=False)
-    console.print(table)
-    for note in result["notes"]:
-        console.print(f"note: {note}", markup=False)
     speeds = {name: timing["clips_per_s"] for name, timing in result["timing"].items()}
     parts = [f"{name} {speed:.1f}" for name, speed in speeds.items() if speed is not None]
-    console.print(f"videos/s: {', '.join(parts)}", markup=False)
+    _print(table, [*(f"note: {note}" for note in result["notes"]), f"videos/s: {', '.join(parts)}"])
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
     """Print the values of every run and the differences to the first."""
-    from rich.console import Console
     from rich.table import Table
 
     names = result["runs"]
@@ -64,10 +68,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
     for metric, row in result["metrics"].items():
         cells = [show(value["value"]) if value else "not measured" for value in row["values"]]
         table.add_row(metric, *cells, *(show_difference(difference) for difference in row["differences"]))
-    console = Console()
-    console.print(table)
-    for note in result["notes"]:
-        console.print(f"note: {note}", markup=False)
+    _print(table, [f"note: {note}" for note in result["notes"]])
 
 
 def show_difference(difference: Mapping[str, Any] | None) -> str:
@@ -79,10 +80,9 @@ def show_difference(difference: Mapping[str, Any] | None) -> str:
 
 
 def print_totals(values: Mapping[str, float], domain: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("column", "percent", title=f"OpenS2V-Eval, {domain} domain")
     for name, value in values.items():
         table.add_row(name, f"{100 * value:.2f}", style="bold" if name == "total" else "")
-    Console().print(table)
+    _print(table)

@@ -27,8 +27,10 @@ def build_metrics(
         if nodes[name] is None:
             continue
         try:
+            if "analyzer" in nodes[name] and nodes[name].analyzer is None:
+                raise MissingModel("it looks for faces: give analyzer=insightface, or analyzer=toy for drawn people")
             metrics[str(name)] = analyzers.build(nodes[name])
-        except InstantiationException as error:
+        except (InstantiationException, MissingModel) as error:
             missing = _missing_model(error)
             if missing is None:
                 raise
