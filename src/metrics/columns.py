@@ -27,7 +27,12 @@ class ColumnMetric(Metric):
     def append(self, **rows: Tensor) -> None:
         """Append `rows` (n ...) to the columns of their names."""
         for name, value in rows.items():
-            getattr(self, name).append(value.to(self.device, self._empty[name].dtype))
+            parts = getattr(self, name)
+            parts.append(value.to(self.device, self._empty[name].dtype, copy=True))
+            # Few parts, as in a binary counter: thousands of small tensors that stay among the frames that come and go
+            # keep the allocator from using their memory again.
+            while len(parts) > 1 and len(parts[-1]) >= len(parts[-2]):
+                parts[-2:] = [torch.cat(parts[-2:])]
 
     def column(self, name: str) -> Tensor:
         """Return all rows of a column."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +24,22 @@ from .identity_scores import (
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+DESCRIPTIONS = {
+    "face_similarity": "mean cosine with the reference's face, over frames with a face",
+    "face_similarity_all_frames": "the same, where frames without a face count 0",
+    "detection_rate": "share of analysed frames in which a face was found",
+    "match_rate": "share of analysed frames whose face is verified as the reference's",
+    "drift_slope": "change of the similarity from the first to the last frame, along a line",
+    "drift_thirds": "mean similarity in the last third of the frames, less the first third's",
+    "retrieval_top1": "share of clips whose own reference is the most similar of all",
+    "retrieval_mean_rank": "mean rank of the own reference, 1 is best",
+    "retrieval_chance": "retrieval_top1 of guessing",
+    "confusion_rate": "several references: share of faces that are more similar to another one than their own",
+    "assignment_accuracy": "several references: share of faces most similar to the one at their own place",
+    "assignment_chance": "assignment_accuracy of guessing",
+    "all_faces_rate": "several references: share of analysed frames in which every face was found",
+}
+
 
 class FaceSimilarity(ColumnMetric):
     """Cosine similarity of a clip's faces with its reference's face, frame by frame, and what follows from it.
@@ -32,7 +47,7 @@ class FaceSimilarity(ColumnMetric):
     `num_frames` evenly spaced frames of a clip are analysed (None: as the convention says). The largest face of a frame
     counts; with k references, the k largest, each given to one reference so that the sum of similarities is greatest.
     Every reference of a clip counts for itself. Its embedding in the clip is the mean over frames. `convention`:
-    `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`, which changes `face_similarity` alone.
+    `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`: other frames, another `face_similarity`.
     `embedder`: recognises in place of the analyzer, which then only finds faces. `threshold`: least similarity of a
     match (None: what is known for the embedding space). `distractors`: a folder with pictures of other people, who join
     the gallery. `prefix`: of every name, where several such metrics stand in one table. `compute` returns
@@ -56,22 +71,6 @@ class FaceSimilarity(ColumnMetric):
     Values that are not defined are NaN, and `notes` says why.
     """
 
-    descriptions: ClassVar[dict[str, str]] = {
-        "face_similarity": "mean cosine with the reference's face, over frames with a face",
-        "face_similarity_all_frames": "the same, where frames without a face count 0",
-        "detection_rate": "share of analysed frames in which a face was found",
-        "match_rate": "share of analysed frames whose face is verified as the reference's",
-        "drift_slope": "change of the similarity from the first to the last frame, along a line",
-        "drift_thirds": "mean similarity in the last third of the frames, less the first third's",
-        "retrieval_top1": "share of clips whose own reference is the most similar of all",
-        "retrieval_mean_rank": "mean rank of the own reference, 1 is best",
-        "retrieval_chance": "retrieval_top1 of guessing",
-        "confusion_rate": "several references: share of faces that are more similar to another one than their own",
-        "assignment_accuracy": "several references: share of faces most similar to the one at their own place",
-        "assignment_chance": "assignment_accuracy of guessing",
-        "all_faces_rate": "several references: share of analysed frames in which every face was found",
-    }
-
     def __init__(
         self,
         *,
@@ -91,8 +90,7 @@ class FaceSimilarity(ColumnMetric):
         self.features = self.space if convention == "likeness" else f"{self.space}, faces as {convention}"
         if embedder is not None:
             self.features += f", found by {analyzer.name}"
-        # This instance's descriptions carry the prefix, as its values do.
-        self.descriptions = {prefix + name: text for name, text in type(self).descriptions.items()}  # type: ignore[misc]
+        self.descriptions = {prefix + name: text for name, text in DESCRIPTIONS.items()}
         flat, whole = torch.zeros(0), torch.zeros(0, dtype=torch.long)
         rows = torch.zeros(0, (embedder or analyzer).embedding_dim)
         self.add_columns(num_references=whole, num_frames=whole, num_own=whole, num_complete=whole)  # a clip
@@ -145,7 +143,7 @@ class FaceSimilarity(ColumnMetric):
             "drift_thirds": mean_of_defined(values["drift_thirds"]),
             "retrieval_top1": (values["rank"] == 1).double()[values["reference_found"] == 1].mean(),
             "retrieval_mean_rank": mean_of_defined(values["rank"]),
-            "retrieval_chance": torch.tensor(1 / max(self._num_people(), 1)),
+            "retrieval_chance": 1 / values["rank"].new_tensor(max(self._num_people(), 1)),
         } | self._assignment()
         return {self.prefix + name: value.float() for name, value in result.items()}
 
@@ -175,21 +173,29 @@ class FaceSimilarity(ColumnMetric):
         """Return what the numbers leave out."""
         values = self._per_reference()
         faceless, lost = int((values["num_found"] == 0).sum()), int((values["reference_found"] == 0).sum())
-        undefined = int(values["drift_thirds"].isnan().sum())
+        undefined, assignment = int(values["drift_thirds"].isnan().sum()), self._assignment()
         notes = [
             (
                 faceless,
                 f"{faceless} references have no face in any analysed frame of their clip: {self._faceless_text()}",
             ),
-            (lost, f"{lost} reference pictures show no face: they are left out of similarity and retrieval"),
+            (lost, f"{lost} reference pictures show no face: they are left out of everything but the detection rate"),
             (
                 undefined,
                 f"{undefined} references have no face at the start or the end of their clip: they are left out of "
-                "drift_thirds",
+                "drift_thirds, and with fewer than two faces of drift_slope",
             ),
             (
                 self._num_people() < 2,
                 "retrieval needs at least two different reference pictures: its values mean nothing here",
+            ),
+            (
+                assignment and assignment["assignment_accuracy"].isnan(),
+                "no frame shows all people of its clip: assignment_accuracy and its chance are undefined",
+            ),
+            (
+                assignment and assignment["confusion_rate"].isnan(),
+                "no face can be compared with all references of its clip: confusion_rate is undefined",
             ),
             (
                 self.threshold is None,

@@ -23,6 +23,6 @@ class SharedAnalyzers:
         key = json.dumps(OmegaConf.to_container(node.analyzer, resolve=True), sort_keys=True)
         if key not in self._built:
             self._built[key] = CachedAnalyzer(instantiate(node.analyzer, _convert_="all"))
-        rest = OmegaConf.masked_copy(node, [name for name in node if name != "analyzer"])
+        rest = OmegaConf.masked_copy(node, [str(name) for name in node if name != "analyzer"])
         rest._set_parent(node._get_parent())  # interpolations of the rest reach the whole configuration
         return instantiate(rest, analyzer=self._built[key], _convert_="all")

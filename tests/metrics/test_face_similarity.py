@@ -75,7 +75,7 @@ def test_reference_without_a_face_is_left_out_and_noted():
     result = values(metric)
     assert result["retrieval_top1"] == 1
     assert result["face_similarity"] == 1
-    assert any("1 reference pictures show no face" in note for note in metric.notes())
+    assert any("1 reference pictures show no face: they are left out" in note for note in metric.notes())
 
 
 def test_single_reference_says_that_retrieval_means_nothing():
@@ -370,3 +370,25 @@ def test_published_convention_refuses_another_detector_size():
 def test_clip_of_nothing_is_refused(frames, references):
     with pytest.raises(ValueError, match=f"a clip has {frames} frames and {references} references"):
         FaceSimilarity(analyzer=Given()).update(show(*[1] * frames).reshape(-1, 2, 2, 3), [show(1)[0]] * references)
+
+
+@pytest.mark.parametrize(
+    ("frame", "first", "missing"),
+    [
+        ((1, 0), 1, "no frame shows all people"),
+        ((0, 0), 1, "no frame shows all"),
+        ((1, 2), 0, "confusion_rate is undef"),
+    ],
+)
+def test_undefined_assignment_is_noted(frame, first, missing):
+    metric = FaceSimilarity(analyzer=SideBySide())
+    metric.update(pair(frame), [alone(first), alone(2)])
+    assert any(missing in note for note in metric.notes())
+
+
+@pytest.mark.parametrize("people", [([0, 0], 0), ([0], 1), ([1], 0), ([1], 1)])
+@pytest.mark.parametrize("convention", ["likeness", "consisid", "opens2v_cur"])
+def test_no_value_is_undefined_without_a_note(people, convention):
+    metric = measured(people, convention=convention)
+    if any(value.isnan() for value in metric.compute().values()):
+        assert metric.notes()
