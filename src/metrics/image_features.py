@@ -40,7 +40,7 @@ class SmallImageFeatures:
         self.device = device
         self.first = _filters(rng, (24, 3, 5, 5)).to(device)
         self.second = _filters(rng, (48, 24, 3, 3)).to(device)
-        mixed = np.linalg.qr(rng.standard_normal((3 * 64 + 2 * (24 + 48), self.dim)))[0]
+        mixed = rng.standard_normal((3 * 64 + 2 * (24 + 48), self.dim)) / 18
         self.mixing = torch.from_numpy(mixed.astype(np.float32)).to(device)
         self.classes = torch.from_numpy(rng.standard_normal((self.dim, 16), dtype=np.float32)).to(device)
 
@@ -57,7 +57,7 @@ class SmallImageFeatures:
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
         hidden = F.relu(F.conv2d(pixels, self.first, stride=2))
         deeper = F.relu(F.conv2d(hidden, self.second, stride=2))
-        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1) / 8
+        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1)
         pooled = [part for values in (hidden, deeper) for part in (values.mean((2, 3)), values.std((2, 3)))]
         logs = torch.cat(pooled, dim=1).add(0.01).log()
         return (torch.cat([thumbnail, logs - logs.mean(dim=1, keepdim=True)], dim=1) @ self.mixing).cpu()

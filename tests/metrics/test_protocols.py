@@ -8,7 +8,7 @@ from likeness.metrics.i3d import InceptionI3D
 from likeness.metrics.inception import InceptionV3
 from likeness.metrics.model_files import MODEL_FILES, MissingModel
 from likeness.metrics.protocols import RULES, Protocol, bytes_as_float, short_side_and_crop, stretched_unit
-from likeness.metrics.video_features import SmallVideoFeatures, VideoMAEFeatures
+from likeness.metrics.video_features import RENAMED, SmallVideoFeatures, VideoMAEFeatures
 
 torch.set_num_threads(1)
 
@@ -60,7 +60,7 @@ def test_pixels_of_each_protocol():
     frames = clip()
     assert bytes_as_float(frames).shape == (1, 3, 20, 60, 80)
     stretched = stretched_unit(frames)
-    assert stretched.shape == (1, 3, 20, 224, 224) and 0 <= stretched.min() and stretched.max() <= 1
+    assert stretched.shape == (1, 3, 20, 224, 224) and stretched.min() >= 0 and stretched.max() <= 1
     cropped = short_side_and_crop(frames)
     assert cropped.shape == (1, 3, 20, 224, 224)
     wide = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
@@ -91,7 +91,7 @@ def test_unknown_protocol_and_too_few_frames_are_refused(weights_dir):
 
 
 def test_published_networks_have_the_published_number_of_parameters():
-    """12,697,264: I3D of arXiv 1705.07750 with 400 classes; 23,834,568: torchvision's Inception v3 without AuxLogits."""
+    """I3D of arXiv 1705.07750 with 400 classes, and torchvision's Inception v3 without AuxLogits."""
     assert sum(weights.numel() for weights in InceptionI3D().parameters()) == 12_697_264
     classifier = 2048 * 1000 + 1000
     assert sum(weights.numel() for weights in InceptionV3().parameters()) + classifier == 23_834_568
@@ -133,6 +133,29 @@ def test_videomae_features_are_the_normed_mean_of_tokens(tmp_path):
         VideoMAEFeatures(path=tmp_path / "other")
 
 
+def test_weights_of_videomae_v2_are_read(tmp_path):
+    model = videomae(use_mean_pooling=True)
+    model.fc_norm.eps = 1e-6
+    names = {new: old for old, new in RENAMED.items() if "q_bias" not in old and "v_bias" not in old}
+    published = {"head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}
+    for name, tensor in model.state_dict().items():
+        for new, old in names.items():
+            name = f".{name}.".replace(f".{new}.", f".{old}.").strip(".")
+        if "attention.attention" not in name and not name.startswith("classifier"):
+            published[name] = tensor
+    for number, layer in enumerate(model.videomae.encoder.layer):
+        attention, stem = layer.attention.attention, f"blocks.{number}.attn"
+        parts = [attention.query.weight, attention.key.weight, attention.value.weight]
+        published[f"{stem}.qkv.weight"] = torch.cat(parts).detach()
+        published |= {f"{stem}.q_bias": attention.query.bias.detach(), f"{stem}.v_bias": attention.value.bias.detach()}
+    torch.save({"module": published}, tmp_path / "videomae.pth")
+    features = VideoMAEFeatures(path=tmp_path / "videomae.pth", num_heads=2, image_size=28, num_frames=4)
+    pixels = torch.rand(1, 3, 4, 28, 28)
+    with torch.inference_mode():
+        expected = model.fc_norm(model.videomae(pixels.transpose(1, 2)).last_hidden_state.mean(dim=1))
+        torch.testing.assert_close(features(pixels), expected)
+
+
 def test_own_features_are_the_same_everywhere_and_see_order_and_stillness():
     frames = bytes_as_float(np.linspace(0, 255, 12 * 16 * 16 * 3).astype(np.uint8).reshape(12, 16, 16, 3))
     features = SmallVideoFeatures()
@@ -143,4 +166,4 @@ def test_own_features_are_the_same_everywhere_and_see_order_and_stillness():
     assert not torch.allclose(features(frames[:, :, :1].expand_as(frames))[0], values, atol=1e-2)
 
 
-EXPECTED = [0.0, 0.0, 0.0]
+EXPECTED = [-0.507671, -2.982931, 4.324243]

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from likeness.metrics.face_inception import FACE_SIZE, FaceInceptionDistance
 from likeness.metrics.frechet import FeatureDistance
 from likeness.metrics.inception_score import InceptionScore
+from likeness.models.identity.analyzer import ARCFACE_TEMPLATE, Face
 
 from .golden import Case, fill
 
@@ -33,6 +35,52 @@ def check_metrics_fid_is(case: Case) -> None:
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=case.tolerance["rtol"], abs=case.tolerance["atol"]), name
+
+
+def check_face_distance(case: Case) -> None:
+    """The part of ConsisID's kind `face_metrics` that its evaluation calls FID; the rest is FaceSimilarity's."""
+    entries = {entry["name"]: entry for entry in case.inputs}
+
+    def unit(name: str, key: str) -> torch.Tensor:
+        shape = tuple(entries[name]["shape"])
+        return torch.from_numpy(fill(key, shape, case.seed) * np.float32(np.sqrt(np.prod(shape[1:]))))
+
+    found = entries["face found"]["values"]
+    reference = unit("reference inception feature", "input.ref_inception")
+    frames = 0.5 * unit("frame inception features", "input.frame_inception") + 0.5 * reference
+    faces = _NumberedFaces(torch.cat([reference, frames]), [True, *found])
+    pictures = faces.pictures()
+    rtol = float(case.tolerance["scalars"].split()[-1])
+    for shown, expected in ((pictures[1:], case.scalars["face_fid"]), (pictures[1:][~np.array(found)], 0.0)):
+        metric = FaceInceptionDistance(analyzer=faces, features=faces, num_frames=len(found), faceless="zero")
+        metric.update(shown, pictures[:1])
+        assert metric.compute()["face_inception_distance"].item() == pytest.approx(expected, rel=rtol)
+    each = FaceInceptionDistance(analyzer=faces, features=faces)
+    for picture in pictures[1:][np.array(found)]:
+        each.update(picture[None], pictures[:1])
+    expected = case.scalars["face_fid_per_found_frame"]
+    assert each.per_clip()["face_inception_distance"].tolist() == pytest.approx(expected, rel=rtol)
+
+
+class _NumberedFaces:
+    """Analyzer and features of pictures whose level is the number of a row of given features."""
+
+    name = "given"
+    embedding_dim = 1
+
+    def __init__(self, features: torch.Tensor, found: list[bool]):
+        self.features, self.found, self.dim = features, found, features.shape[1]
+
+    def pictures(self) -> np.ndarray:
+        numbers = np.arange(len(self.features), dtype=np.uint8)[:, None, None, None]
+        return np.tile(numbers, (1, FACE_SIZE, FACE_SIZE, 3))
+
+    def __call__(self, picture: np.ndarray):
+        if picture.ndim == 4:
+            return self.features[picture[:, FACE_SIZE // 2, FACE_SIZE // 2, 0].astype(int)]
+        is_found = self.found[picture[len(picture) // 2, len(picture) // 2, 0]]
+        embedding = np.ones(1, np.float32)
+        return [Face(np.array([0, 0, 9, 9.0]), ARCFACE_TEMPLATE * 2, 1.0, embedding)] if is_found else []
 
 
 class _Given:
