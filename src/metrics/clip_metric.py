@@ -30,28 +30,32 @@ class ClipMetric(Metric):
     def add(self, values: dict[str, float], weight: float = 1.0) -> None:
         """Add the values of one clip, NaN or left out where it has none, with its `weight` in the mean."""
         row = [float(values.get(name, torch.nan)) for name in self.descriptions]
-        self.values.append(torch.tensor([row], dtype=torch.float64))
-        self.weights.append(torch.tensor([weight], dtype=torch.float64))
+        self.values.append(torch.tensor(row, device=self.device))
+        self.weights.append(torch.tensor([weight], device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         if not len(self.values):
             raise ValueError(f"{type(self).__name__} has seen no clip")
-        values, weights = cat(self.values), cat(self.weights)[:, None]
+        values, weights = self._rows(), cat(self.weights)[:, None].double()
         known = ~values.isnan()
         means = (values.nan_to_num() * weights).sum(dim=0) / (known * weights).sum(dim=0)
         return dict(zip(self.descriptions, means, strict=True))
 
     def per_clip(self) -> dict[str, Tensor]:
         """Return the values of each clip, in the order of `update`, by name; NaN where a clip has none."""
-        values = cat(self.values)
-        return {name: values[:, column] for column, name in enumerate(self.descriptions)} if len(values) else {}
+        return dict(zip(self.descriptions, self._rows().T, strict=True))
 
     def notes(self) -> list[str]:
         """Return what the means leave out."""
         columns = self.per_clip()
         missing = {name: int(column.isnan().sum()) for name, column in columns.items()}
+        total = len(self._rows())
         return [
-            f"{', '.join(name for name in missing if missing[name] == count)}: {count} of {len(self.values)} clips are "
-            f"left out, {self.undefined}"
+            f"{', '.join(name for name in missing if missing[name] == count)}: {count} of {total} clips are left out, "
+            f"{self.undefined}"
             for count in sorted(set(missing.values()) - {0})
         ]
+
+    def _rows(self) -> Tensor:
+        """Return the values (n k) of all clips."""
+        return cat(self.values).reshape(-1, len(self.descriptions)).double()

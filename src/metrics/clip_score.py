@@ -18,8 +18,8 @@ class CLIPScore(ClipMetric):
     """100 times the cosine of CLIP's embeddings of frames and prompt, the mean of `num_frames` frames.
 
     `spacing`: `consisid` takes frames int(i n / num_frames), as ConsisID's evaluation does; `ends` spreads them
-    from the first to the last; with `num_frames=null`, all frames count (CLIPSIM, which papers give divided by 100). `bgr=True`
-    swaps red and blue, the slip of ConsisID's code, for its published numbers. Source: arXiv 2104.08718.
+    from the first to the last; with `num_frames=null`, all frames count (CLIPSIM, which papers give divided by 100).
+    `bgr=True` swaps red and blue, the slip of ConsisID's code, for its published numbers. Source: arXiv 2104.08718.
     """
 
     def __init__(

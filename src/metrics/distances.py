@@ -13,7 +13,7 @@ NUM_SHARES = (2, 3, 4)  # the extrapolation compares sets of a half, a third and
 T_95 = 2.093  # of Student's t with 19 degrees of freedom: `NUM_HALVES` repetitions
 NUM_HALVES = 20
 NUM_SPLITS = 3  # of the clips at random, for one value: one alone adds the luck of the draw
-MAX_EXTRAPOLATED_ROWS = 1024  # in one set: singular values cost its cube
+MAX_ROWS = 384  # in one set, where a distance is computed hundreds of times: it costs their cube
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,25 @@ def bootstrapped_frechet(real: Rows, generated: Rows, ddof: int, num_resamples: 
     """Return the Frechet distance and how much it moves when clips are drawn again with replacement.
 
     Resampling raises the distance, so the interval is that of the resamples moved back by their mean excess. It says
-    nothing of the bias: see `extrapolated_frechet`.
+    nothing of the bias: see `extrapolated_frechet`. Where a whole resample would take long (more than `MAX_ROWS` rows
+    and features), smaller ones are drawn, and their spread is lessened by the root of the ratio.
     """
     generator = torch.Generator().manual_seed(seed)
     value = float(frechet_from_rows(real.rows, generated.rows, ddof))
+    rows = min(len(real.rows), len(generated.rows), real.rows.shape[1])
+    share = 1.0 if rows <= MAX_ROWS else MAX_ROWS / min(len(real.rows), len(generated.rows))
     resampled = torch.tensor(
         [
-            float(frechet_from_rows(_resample(real, generator), _resample(generated, generator), ddof))
+            float(frechet_from_rows(_resample(real, share, generator), _resample(generated, share, generator), ddof))
             for _ in range(num_resamples)
         ],
         dtype=torch.float64,
     )
-    low, high = (resampled - resampled.mean()).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = (
+        (share**0.5 * (resampled - resampled.mean()))
+        .quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        .tolist()
+    )
     return Estimate(value, value + low, value + high)
 
 
@@ -167,9 +174,8 @@ def _mean_intercept(real: Rows, generated: Rows, generator: torch.Generator) -> 
 
 
 def _intercept(real: Rows, generated: Rows, generator: torch.Generator) -> float:
-    # More rows than this cost minutes and hardly narrow the interval.
     per_clip = float(torch.cat([real.counts, generated.counts]).double().mean())
-    num_clips = int(min(real.num_clips, generated.num_clips, NUM_SHARES[0] * MAX_EXTRAPOLATED_ROWS / per_clip))
+    num_clips = int(min(real.num_clips, generated.num_clips, NUM_SHARES[0] * MAX_ROWS / per_clip))
     sizes = sorted({max(num_clips // share, 2) for share in NUM_SHARES})
     distances = np.array([_excess(real, generated, size, generator) for size in sizes])
     if len(sizes) == 1:
@@ -197,8 +203,9 @@ def _half(sample: Rows, generator: torch.Generator) -> Rows:
     return Rows(sample.of(clips), sample.counts[clips])
 
 
-def _resample(sample: Rows, generator: torch.Generator) -> Tensor:
-    return sample.of(torch.randint(sample.num_clips, (sample.num_clips,), generator=generator))
+def _resample(sample: Rows, share: float, generator: torch.Generator) -> Tensor:
+    size = max(int(share * sample.num_clips), 2)
+    return sample.of(torch.randint(sample.num_clips, (size,), generator=generator))
 
 
 def _kernel(rows: Tensor, others: Tensor) -> Tensor:

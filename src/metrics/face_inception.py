@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..models.identity.analyzer import ARCFACE_TEMPLATE, FaceAnalyzer, similarity_transform
@@ -52,17 +51,9 @@ class FaceInceptionDistance(ClipMetric):
         """Add a clip: `frames` (f h w 3) and its `references`, of which the first counts, uint8 RGB."""
         found = faces_of(frames[evenly_spaced(len(frames), self.num_frames)], self.analyzer)
         reference = faces_of(references[:1], self.analyzer)
-        empty = torch.zeros(0, self.network.dim)
-        self.update_features(
-            self.network(reference) if len(reference) else empty, self.network(found) if len(found) else empty
-        )
-
-    def update_features(self, reference: Tensor, frames: Tensor) -> None:
-        """Add a clip by the features of its reference's face (1 d) and of the faces found in its frames (n d)."""
-        if len(frames) and len(reference):
-            distance = float((frames.double() - reference.double()).square().sum(dim=1).mean())
-        else:
-            distance = 0.0 if self.faceless == "zero" else float("nan")
+        distance = 0.0 if self.faceless == "zero" else float("nan")
+        if len(found) and len(reference):
+            distance = face_inception_distance(self.network(reference), self.network(found))
         self.add({"face_inception_distance": distance})
 
 
@@ -97,9 +88,14 @@ class FaceFrechetDistance(SetDistance):
         for pictures, real in ((frames[evenly_spaced(len(frames), self.num_frames)], False), (references, True)):
             faces = faces_of(pictures, self.analyzer)
             if len(faces):
-                self.update_features(self.network(faces), real)
+                self.add(self.network(faces), real)
             else:
                 self.num_left_out = self.num_left_out + 1
+
+
+def face_inception_distance(reference: Tensor, frames: Tensor) -> float:
+    """Return the mean squared distance of the rows `frames` (n d) from `reference` (1 d)."""
+    return float((frames.double() - reference.double()).square().sum(dim=1).mean())
 
 
 def faces_of(pictures: Sequence[np.ndarray] | np.ndarray, analyzer: FaceAnalyzer) -> np.ndarray:

@@ -67,7 +67,7 @@ def is_dynamic(flow: np.ndarray, fps: float = 8.0) -> bool:
     A pair moves if its 5 % longest vectors have a mean length above 6 pixels at a short side of 256 (more below 8 fps);
     a clip of f frames is dynamic if round(f / 4) pairs, at least one, move.
     """
-    lengths = np.linalg.norm(flow, axis=-1).reshape(len(flow), -1)
+    lengths = np.linalg.norm(flow, axis=-1).reshape(len(flow), flow.shape[1] * flow.shape[2])
     longest = np.sort(lengths, axis=1)[:, -max(int(0.05 * lengths.shape[1]), 1) :].mean(axis=1)
     threshold = 6 * max(1.0, 8 / fps) * min(flow.shape[1:3]) / 256
     return int((longest > threshold).sum()) >= max(round(4 * (len(flow) + 1) / 16), 1)

@@ -106,8 +106,8 @@ class SetDistance(Metric):
             f"{self.name}_num_generated": "generated clips that were compared",
         }
 
-    def update_features(self, rows: Tensor, real: bool = False) -> None:
-        """Add the feature rows (n d) of one clip, or (1 d) where a clip has one."""
+    def add(self, rows: Tensor, real: bool) -> None:
+        """Add the feature rows (n d) of one clip: what `update` of a subclass ends in."""
         if not bool(torch.isfinite(rows).all()):
             raise ValueError(f"{self.features} gave features that are not finite: is its weights file whole?")
         kind, rows = KINDS[not real], rows.detach().to(self.device)
@@ -116,16 +116,16 @@ class SetDistance(Metric):
         setattr(self, f"{kind}_outer", getattr(self, f"{kind}_outer") + exact.T @ exact)
         setattr(self, f"{kind}_num_rows", getattr(self, f"{kind}_num_rows") + len(rows))
         setattr(self, f"{kind}_num_clips", getattr(self, f"{kind}_num_clips") + 1)
-        self._keep(kind, rows.float())
+        self._keep(kind, rows.float().flatten(), torch.tensor([float(len(rows))], device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         real, generated = (self._moments(kind) for kind in KINDS)
         real = real or (None if self._real is None else (self._real["mean"], self._real["covariance"]))
-        if generated is None:
+        if generated is None and not self.num_left_out:
             raise ValueError(f"{self.name} has seen no generated clip")
         self._notes = self._count_notes()
         counts = {f"{self.name}_num_{kind}": self._num_clips(kind) for kind in KINDS}
-        if real is None:
+        if real is None or generated is None:
             return dict.fromkeys(self.descriptions, torch.tensor(torch.nan)) | _tensors(counts)
         samples = [self._sample(kind) for kind in KINDS]
         whole = all(len(sample.rows) == self._num_rows(kind) for sample, kind in zip(samples, KINDS, strict=True))
@@ -184,17 +184,17 @@ class SetDistance(Metric):
             f"{self.name}_mmd_high": mmd.high,
         }
 
-    def _keep(self, kind: str, rows: Tensor) -> None:
+    def _keep(self, kind: str, rows: Tensor, count: Tensor) -> None:
         """Keep the rows of every clip while there are few, then of a random `max_kept` of all (reservoir)."""
         kept, counts = getattr(self, f"{kind}_rows"), getattr(self, f"{kind}_counts")
         if len(kept) < self.max_kept:
             kept.append(rows)
-            counts.append(torch.tensor([len(rows)]))
+            counts.append(count)
             return
         seen = int(getattr(self, f"{kind}_num_clips"))
         place = int(np.random.default_rng([self.seed, seen]).integers(seen))
         if place < self.max_kept:
-            kept[place], counts[place] = rows, torch.tensor([len(rows)])
+            kept[place], counts[place] = rows, count
 
     def _moments(self, kind: str) -> tuple[Tensor, Tensor] | None:
         count = getattr(self, f"{kind}_num_rows")
@@ -207,7 +207,7 @@ class SetDistance(Metric):
         if kind == "real" and self._real is not None and not self.real_num_rows:
             return Rows(self._real["rows"].double(), self._real["counts"])
         rows, counts = cat(getattr(self, f"{kind}_rows")), cat(getattr(self, f"{kind}_counts"))
-        return Rows(rows.double().cpu(), counts.long().cpu())
+        return Rows(rows.double().cpu().reshape(-1, len(self.real_sum)), counts.long().cpu())
 
     def _num_clips(self, kind: str) -> int:
         if kind == "real" and self._real is not None and not self.real_num_rows:
@@ -220,16 +220,18 @@ class SetDistance(Metric):
     def _count_notes(self) -> list[str]:
         notes, dim = [], len(self.real_sum)
         num_real, num_generated = (self._num_clips(kind) for kind in KINDS)
-        if not num_real:
-            notes.append(f"{self.name} has no real clips to compare with: it is undefined")
-        elif (fewest := min(num_real, num_generated)) < MIN_CLIPS_TO_EXTRAPOLATE:
+        num_rows = min(len(self._sample(kind).rows) for kind in KINDS)
+        if not num_real or not num_generated:
+            absent = "real" if not num_real else "generated"
+            notes.append(f"{self.name} has no {absent} clips that can be compared: it is undefined")
+        elif min(num_real, num_generated) < MIN_CLIPS_TO_EXTRAPOLATE:
             notes.append(
                 f"{self.name} compares {num_real} real with {num_generated} generated clips: intervals and the "
-                f"extrapolated value need {MIN_CLIPS_TO_EXTRAPOLATE} of each, MMD needs 2"
+                f"extrapolated value need {MIN_CLIPS_TO_EXTRAPOLATE} of each, MMD needs 2, and one clip has no spread"
             )
-        elif fewest <= dim:
+        elif num_rows <= dim:
             notes.append(
-                f"{self.name} has fewer clips ({fewest}) than features ({dim}): the plain value is mostly bias; read "
+                f"{self.name} has no more rows ({num_rows}) than features ({dim}): plain, it is mostly bias, read "
                 f"{self.name}_extrapolated with its interval"
             )
         if self.num_left_out:
@@ -237,6 +239,14 @@ class SetDistance(Metric):
         if any(self._num_clips(kind) > self._sample(kind).num_clips for kind in KINDS):
             notes.append(f"{self.name}: intervals, extrapolation and MMD are of a random {self.max_kept} clips")
         return notes
+
+
+class FeatureDistance(SetDistance):
+    """`SetDistance` of features that the caller has; it also names them."""
+
+    def update(self, rows: Tensor, real: bool = False) -> None:
+        """Add the feature rows (n d) of one clip, one or several."""
+        self.add(rows, real)
 
 
 class FrechetVideoDistance(SetDistance):
@@ -267,7 +277,7 @@ class FrechetVideoDistance(SetDistance):
         if chosen is None:
             self.num_left_out = self.num_left_out + 1
             return
-        self.update_features(self.protocol(frames[chosen])[None], real)
+        self.add(self.protocol(frames[chosen])[None], real)
 
 
 class FrechetInceptionDistance(SetDistance):
@@ -292,7 +302,7 @@ class FrechetInceptionDistance(SetDistance):
 
     def update(self, frames: np.ndarray, real: bool = False) -> None:
         """Add a clip: `frames` (f h w 3) uint8 RGB."""
-        self.update_features(self.network(frames[evenly_spaced(len(frames), self.num_frames)]), real)
+        self.add(self.network(frames[evenly_spaced(len(frames), self.num_frames)]), real)
 
 
 def check_comparable(names: dict[str, Any], others: dict[str, Any], source: str, other_source: str) -> None:
@@ -306,4 +316,4 @@ def check_comparable(names: dict[str, Any], others: dict[str, Any], source: str,
 
 
 def _tensors(values: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.tensor(value) for name, value in values.items()}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}

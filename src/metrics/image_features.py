@@ -1,5 +1,6 @@
 """Networks that turn pictures into rows of features: for FID, temporal consistency, text and aesthetics."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class SmallImageFeatures:
         self.device = device
         self.first = _filters(rng, (24, 3, 5, 5)).to(device)
         self.second = _filters(rng, (48, 24, 3, 3)).to(device)
-        mixed = np.linalg.qr(rng.standard_normal((3 * 64 + 2 * (24 + 48), self.dim)))[0]
+        mixed = rng.standard_normal((3 * 64 + 2 * (24 + 48), self.dim)) / 18
         self.mixing = torch.from_numpy(mixed.astype(np.float32)).to(device)
         self.classes = torch.from_numpy(rng.standard_normal((self.dim, 16), dtype=np.float32)).to(device)
 
@@ -56,7 +57,7 @@ class SmallImageFeatures:
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
         hidden = F.relu(F.conv2d(pixels, self.first, stride=2))
         deeper = F.relu(F.conv2d(hidden, self.second, stride=2))
-        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1) / 8
+        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1)
         pooled = [part for values in (hidden, deeper) for part in (values.mean((2, 3)), values.std((2, 3)))]
         logs = torch.cat(pooled, dim=1).add(0.01).log()
         return (torch.cat([thumbnail, logs - logs.mean(dim=1, keepdim=True)], dim=1) @ self.mixing).cpu()
@@ -66,9 +67,9 @@ class CLIPFeatures:
     """Projected picture and text embeddings of a CLIP in a folder of transformers: `weights` of `model_files`."""
 
     def __init__(self, *, weights: str = "clip_vit_b32", weights_dir: str = "weights", device: str = "cpu"):
-        from transformers import AutoTokenizer, CLIPModel
-
         folder = find(weights, weights_dir)
+        from transformers import AutoTokenizer, CLIPModel  # here: what is missing is told before seconds of imports
+
         self.name, self.device = f"clip/{folder.name}@{checksum(folder, Path(weights_dir))[:8]}", device
         self.network = _frozen(CLIPModel, folder, device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -102,7 +103,7 @@ class DINOFeatures:
     """Class tokens of a DINO ViT in a folder of transformers: 768 of ViT-B/16.
 
     The short side is scaled to 224 without antialiasing, as VBench does. `unit_pixels=False` gives the network
-    pixels in [0, 255], normalised as if they were in [0, 1]: the slip of I2V-Bench's stored code, for its published numbers.
+    pixels in [0, 255], normalised as if they were in [0, 1]: the slip of I2V-Bench's stored code, for its numbers.
     """
 
     def __init__(
@@ -113,9 +114,9 @@ class DINOFeatures:
         unit_pixels: bool = True,
         device: str = "cpu",
     ):
+        folder = find(weights, weights_dir)
         from transformers import ViTModel
 
-        folder = find(weights, weights_dir)
         suffix = "" if unit_pixels else " (pixels in [0, 255])"
         self.name = f"dino/{folder.name}@{checksum(folder, Path(weights_dir))[:8]}{suffix}"
         self.unit_pixels, self.device = unit_pixels, device
@@ -210,6 +211,7 @@ def _batches(frames: np.ndarray) -> list[np.ndarray]:
     return [frames[start : start + BATCH_SIZE] for start in range(0, len(frames), BATCH_SIZE)]
 
 
+@functools.cache  # metrics that share a network hold it once
 def _frozen(model_class: Any, folder: Path, device: str, **options: Any) -> Any:
     model = model_class.from_pretrained(folder, local_files_only=True, **options)
     return model.requires_grad_(False).to(device).eval()

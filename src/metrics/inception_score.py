@@ -30,6 +30,7 @@ class InceptionScore(Metric):
 
     full_state_update = False
     probabilities: list[Tensor]
+    num_classes: Tensor
 
     def __init__(self, *, features: Classifier, num_frames: int = 16, num_splits: int = 10, **kwargs: Any):
         super().__init__(**kwargs)
@@ -42,27 +43,27 @@ class InceptionScore(Metric):
             "inception_score_std": "its standard deviation over parts of the frames",
         }
         self.add_state("probabilities", default=[], dist_reduce_fx="cat")
+        self.add_state("num_classes", torch.tensor(0), dist_reduce_fx="max")
         self._notes: list[str] = []
 
     def update(self, frames: np.ndarray) -> None:
         """Add a clip: `frames` (f h w 3) uint8 RGB."""
-        self.update_probabilities(self.classifier.probabilities(frames[evenly_spaced(len(frames), self.num_frames)]))
-
-    def update_probabilities(self, rows: Tensor) -> None:
-        """Add class probabilities (n k)."""
-        self.probabilities.append(rows)
+        chosen = frames[evenly_spaced(len(frames), self.num_frames)]
+        rows = self.classifier.probabilities(chosen)
+        self.num_classes = torch.tensor(rows.shape[1], device=self.device)
+        self.probabilities.append(rows.float().flatten().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        rows = cat(self.probabilities)
-        if not len(rows):
+        if not len(self.probabilities):
             raise ValueError("InceptionScore has seen no clip")
+        rows = cat(self.probabilities).reshape(-1, int(self.num_classes)).cpu()
         num_splits = min(self.num_splits, max(len(rows) // 2, 1))
         self._notes = []
         if num_splits < self.num_splits:
             self._notes = [
                 f"inception_score is over {num_splits} parts instead of {self.num_splits}: there are {len(rows)} frames"
             ]
-        mean, std = inception_score(rows.cpu(), num_splits)
+        mean, std = inception_score(rows, num_splits)
         return {"inception_score": torch.tensor(mean), "inception_score_std": torch.tensor(std)}
 
     def per_clip(self) -> dict[str, Tensor]:

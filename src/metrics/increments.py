@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .columns import ColumnMetric
 from .frechet import KINDS, SetDistance
 from .states import cat
 
@@ -41,11 +42,14 @@ def add_increment(metric: Metric, added: Increment) -> None:
     metric._computed = None
     for kind in KINDS:
         if isinstance(metric, SetDistance) and f"{kind}_rows" in added:
-            metric.update_features(added[f"{kind}_rows"].to(metric.device), real=kind == "real")
+            num_rows = int(added[f"{kind}_counts"].sum())
+            metric.update_features(added[f"{kind}_rows"].view(num_rows, -1).to(metric.device), real=kind == "real")
     for name, value in added.items():
         if isinstance(metric, SetDistance) and name.endswith(("_rows", "_counts")):
             continue
-        if isinstance(metric._defaults[name], list):
+        if isinstance(metric, ColumnMetric):
+            metric.append(**{name: value})
+        elif isinstance(metric._defaults[name], list):
             getattr(metric, name).append(value.to(metric.device))
         else:
             setattr(metric, name, getattr(metric, name) + value.to(metric.device))

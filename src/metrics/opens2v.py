@@ -2,7 +2,8 @@
 
 Columns are shares in [0, 1] once `normalise` has seen them; the leaderboard prints them in percent. The columns, as
 OpenS2V-Nexus computes them: `aesthetics` (LAION, 1 to 10), `motion_amplitude` and `motion_smoothness`,
-`face_similarity` (CurricularFace), `gme` (text), `nexus` (things of the reference, people excepted), `natural` (GPT-4o, 1 to 5).
+`face_similarity` (CurricularFace), `gme` (text), `nexus` (things of the reference, not people) and
+`natural` (GPT-4o, 1 to 5).
 """
 
 import csv

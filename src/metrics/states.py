@@ -1,4 +1,8 @@
-"""States of metrics that are lists of tensors."""
+"""States of metrics that are lists of tensors.
+
+A process that has seen no clip gives torchmetrics an empty float32 vector for each; the others wait forever unless
+theirs are float32 vectors too. So rows are kept flat.
+"""
 
 from typing import Any
 

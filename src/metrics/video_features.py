@@ -61,17 +61,20 @@ class VideoMAEFeatures:
     """A fine-tuned VideoMAE's normed mean of its last tokens: 1,408 values of the giant one.
 
     `path`: a folder of transformers (VideoMAEForVideoClassification with mean pooling), or a .pth file of VideoMAE V2
-    with `num_heads` attention heads. Takes clips in [0, 1].
+    with `num_heads` attention heads, for `num_frames` frames of `image_size`. Takes clips in [0, 1].
     """
 
-    def __init__(self, *, path: Path, device: str = "cpu", num_heads: int = 16):
+    def __init__(
+        self, *, path: Path, device: str = "cpu", num_heads: int = 16, image_size: int = 224, num_frames: int = 16
+    ):
         from transformers import VideoMAEForVideoClassification
 
         self.name, self.device = f"videomae/{path.stem}@{checksum(path)[:8]}", device
         if path.is_dir():
             network: Any = VideoMAEForVideoClassification.from_pretrained(path, local_files_only=True)
         else:
-            network = _read_videomae(torch.load(path, map_location="cpu", weights_only=True), num_heads)
+            sizes = {"num_attention_heads": num_heads, "image_size": image_size, "num_frames": num_frames}
+            network = _read_videomae(torch.load(path, map_location="cpu", weights_only=True), sizes)
         if network.fc_norm is None:
             raise ValueError(f"{path} holds a VideoMAE without mean pooling: FVD needs one fine-tuned to classify")
         self.network = network.requires_grad_(False).to(device).eval()
@@ -98,7 +101,7 @@ class SmallVideoFeatures:
         self.device = device
         self.first = _filters(rng, (24, 6, 3, 5, 5)).to(device)
         self.second = _filters(rng, (48, 24, 3, 3, 3)).to(device)
-        mixed = np.linalg.qr(rng.standard_normal((2 * (24 + 48) + 6, self.dim)))[0]
+        mixed = rng.standard_normal((2 * (24 + 48) + 6, self.dim)) / 12
         self.mixing = torch.from_numpy(mixed.astype(np.float32)).to(device)
 
     @torch.inference_mode()
@@ -124,7 +127,7 @@ def _filters(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
     return filters / filters.flatten(1).norm(dim=1)[:, None, None, None, None]
 
 
-def _read_videomae(checkpoint: Mapping[str, Any], num_heads: int) -> Any:
+def _read_videomae(checkpoint: Mapping[str, Any], sizes: dict[str, Any]) -> Any:
     """Return transformers' model with the weights of a checkpoint of VideoMAE V2."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
@@ -135,10 +138,10 @@ def _read_videomae(checkpoint: Mapping[str, Any], num_heads: int) -> Any:
         patch_size=patch.shape[-1],
         tubelet_size=patch.shape[2],
         num_hidden_layers=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
-        num_attention_heads=num_heads,
         intermediate_size=weights["blocks.0.mlp.fc1.weight"].shape[0],
         layer_norm_eps=1e-6,
         use_mean_pooling=True,
+        **sizes,
     )
     model: Any = VideoMAEForVideoClassification(config)
     model.fc_norm.eps = 1e-6  # transformers leaves torch's 1e-5

@@ -4,6 +4,7 @@ import pytest
 
 from likeness.datamodules.frame_selection import ConsistI2VFrames, stretch
 
+from . import checks_distribution
 from .golden import Case, manifests
 from .test_consisid import Given
 
@@ -18,7 +19,7 @@ def check_frame_sampling(case: Case) -> None:
         assert chosen.labels == {"stride": stride}
 
 
-KINDS = {"frame_sampling": check_frame_sampling}
+KINDS = {"frame_sampling": check_frame_sampling, **checks_distribution.KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("consisti2v"), ids=lambda path: path.stem)
