@@ -1,4 +1,4 @@
-"""`evaluate.py`: metrics over clips and their references, whoever made them; comparison of runs; OpenS2V-Eval totals."""
+"""`evaluate.py`: metrics over clips and references, whoever made them; comparison of runs; OpenS2V-Eval's totals."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from .config import CONF_DIR, command
 
 log = logging.getLogger(__name__)
 
-# Of these groups, what this machine lacks the models for is disabled. Other groups and names are what the user asked for.
+# Of these groups, what this machine lacks the models for is disabled. Other groups and names are asked for.
 TOLERANT_GROUPS = ("default", "all")
 
 

@@ -33,7 +33,7 @@ class ClipListener(Callback):
     num_clips = 0
 
     def on_clip_sampled(self, place: int, frames: np.ndarray, references: list[np.ndarray], prompt: str) -> None:
-        """Take clip `place` of all: `frames` (f h w 3), its `references` (h w 3), uint8, as the model was shown them."""
+        """Take clip `place` of all: `frames` (f h w 3), its `references` (h w 3), uint8, as the model saw them."""
 
     def on_clips_sampled(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         """All clips of this validation have been shown, on every rank."""
@@ -133,9 +133,7 @@ class LogSamples(Callback):
         total = max([self.num_clips, *(listener.num_clips for listener in _listeners(trainer))])
         return -(-total // trainer.world_size)
 
-    def _clips(
-        self, trainer: Trainer, pl_module: VideoDiffusion
-    ) -> Iterator[tuple[dict[str, Any], int, torch.Tensor]]:
+    def _clips(self, trainer: Trainer, pl_module: VideoDiffusion) -> Iterator[tuple[dict[str, Any], int, torch.Tensor]]:
         """Yield (batch, place in it, clip) until enough are made, or the time is over."""
         parts, start, first = list(self._parts(self._wanted(trainer))), time.monotonic(), 0
         num_parts = torch.tensor(len(parts), device=pl_module.device)
@@ -204,9 +202,7 @@ class LogSamples(Callback):
                 **self.sampling,
             )
 
-    def _log_copies(
-        self, trainer: Trainer, pl_module: VideoDiffusion, metric: ReferenceCopy, names: list[str]
-    ) -> None:
+    def _log_copies(self, trainer: Trainer, pl_module: VideoDiffusion, metric: ReferenceCopy, names: list[str]) -> None:
         copies = metric.per_clip()["copies_reference"]
         for name, is_copy in zip(names, copies.tolist(), strict=True):
             if is_copy == 1:

@@ -1,4 +1,4 @@
-"""Metrics of generated clips during validation: identity, FVD to the validation set, and whatever else is configured."""
+"""Metrics of generated clips during validation: identity, FVD to the validation set, and what else is configured."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -33,8 +33,8 @@ class Loaded:
 class EvaluatedClip:
     """One clip to measure.
 
-    `name`: within its run, the same in another run of the same prompts; `video`, `references`: where they are; `people`:
-    names of the references' persons, where they are known; `stamp`: changes when a file does; `load` reads the files.
+    `name`: within its run, the same in another run of the same prompts; `video`, `references`: where they are;
+    `people`: names of the references' persons, where they are known; `stamp`: changes when a file does; `load` reads them.
     """
 
     name: str
@@ -64,7 +64,9 @@ def find_clips(
         clips = _clips_of_folder(place, references, needs_references)
     clips = _with_own_names(clips)
     if references == "none":
-        clips = [replace(clip, references=(), people=None, load=partial(_without_references, clip.load)) for clip in clips]
+        clips = [
+            replace(clip, references=(), people=None, load=partial(_without_references, clip.load)) for clip in clips
+        ]
     if needs_references and not any(clip.references for clip in clips):
         raise ValueError(
             f"videos={videos} lists no clip with a reference picture: give references=FOLDER, or references=none to "
@@ -90,9 +92,9 @@ def _is_shards(place: Path) -> bool:
 def _clips_of_shards(videos: str) -> list[EvaluatedClip]:
     from ..datamodules.shard_set import ShardSet
 
-    if not is_remote(videos) and not _is_shards(Path(videos)):
-        if not any(character in videos for character in "*{") and not Path(videos).is_file():
-            raise ValueError(f"videos={videos} is not a folder, a list (.jsonl), a video, or shards")
+    is_pattern = is_remote(videos) or any(character in videos for character in "*{")
+    if not is_pattern and not _is_shards(Path(videos)) and not Path(videos).is_file():
+        raise ValueError(f"videos={videos} is not a folder, a list (.jsonl), a video, or shards")
     shards = ShardSet(videos)
     return [_clip_of_sample(shards, number) for number in range(len(shards))]
 

@@ -33,8 +33,8 @@ def read_run(place: Path) -> Run:
         raise ValueError(f"compare: there is no metrics.json in {place}: evaluate it first, evaluate.py videos={place}")
     try:
         result = json.loads(path.read_text())
-        assert isinstance(result["clips"], list) and isinstance(result["intervals"], dict)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        _ = [clip["name"] for clip in result["clips"]], result["intervals"], result["of_metric"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a metrics.json of evaluate.py, or of an earlier version of it") from error
     return Run(str(place), path, result)
 
@@ -54,8 +54,8 @@ def compare(runs: Sequence[Run], *, num_resamples: int = 1000, seed: int = 0) ->
         common = clips[0].keys() & other.keys()
         if not common:
             raise ValueError(
-                f"{runs[0].name} and {run.name} have no clip of the same name ({_example(clips[0])}, {_example(other)}): "
-                "pairs are found by file name"
+                f"{runs[0].name} and {run.name} have no clip of the same name: pairs are found by it "
+                f"({_example(clips[0])}, {_example(other)})"
             )
         if len(common) < max(len(clips[0]), len(other)):
             counts = f"{len(clips[0])} and {len(other)}"

@@ -44,9 +44,9 @@ class Timing:
 class Measured:
     """What came of it.
 
-    `clips`: those that could be read; `failed`: the others with what is wrong; `of_metric`: which of `clips` each metric
-    has rows of, in that order; `refused`: clips that a metric could not take, with its reason; `num_new`: clips that were
-    decoded now, and not known from an earlier run.
+    `clips`: those that could be read; `failed`: the others with what is wrong; `of_metric`: which of `clips` each
+    metric has rows of, in that order; `refused`: clips that a metric could not take, with its reason; `num_new`: clips
+    that were decoded now, and not known from an earlier run.
     """
 
     clips: list[EvaluatedClip] = field(default_factory=list)
@@ -112,9 +112,7 @@ def measure(
     return measured
 
 
-def _increment(
-    metric: Metric, frames: np.ndarray, given: dict[str, Any], real: bool
-) -> tuple[Increment, str | None]:
+def _increment(metric: Metric, frames: np.ndarray, given: dict[str, Any], real: bool) -> tuple[Increment, str | None]:
     """Return what a clip adds to a metric, or why it cannot be measured."""
     taken = arguments(metric)
     if "references" in taken and not given["references"]:

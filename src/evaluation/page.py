@@ -18,12 +18,13 @@ td:last-child { min-width: 14em; } td:last-child small { white-space: normal; }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 14px; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 8px; overflow: hidden; }
 .media { display: flex; gap: 6px; align-items: flex-start; margin-bottom: 4px; }
-.media img { height: 112px; max-width: 42%; object-fit: contain; } .media video { height: 112px; min-width: 0; }
+.media img { height: 128px; max-width: 42%; object-fit: contain; } .media video { height: 128px; min-width: 0; }
 .media > * { background: #eee; border-radius: 3px; }
 figcaption { font-size: 12px; color: #444; overflow-wrap: anywhere; } figcaption .name { color: #888; }
 .plots { display: flex; flex-wrap: wrap; gap: 12px; } .plots svg { border: 1px solid #e3e3e6; border-radius: 6px; }
 .note { color: #8a4b00; margin: .3em 0; } .better { font-weight: 600; }
-svg { vertical-align: middle; } svg text { font-size: 12px; fill: #555; } svg text.name { font-weight: 600; fill: #222; }
+svg { vertical-align: middle; }
+svg text { font-size: 12px; fill: #555; } svg text.name { font-weight: 600; fill: #222; }
 .plots svg text { font-size: 11px; } pre { font-size: 12px; overflow: auto; } details { margin: .5em 0; }
 summary { cursor: pointer; }
 """

@@ -91,12 +91,14 @@ def histogram(
     parts = []
     if interval and interval.get("low") is not None and interval.get("high") is not None:
         left, right = place(float(interval["low"] or 0)), place(float(interval["high"] or 0))
-        parts.append(f'<rect x="{left}" y="20" width="{max(right - left, 1):.1f}" height="{bottom - 20}" fill="#fde8cf"/>')
+        parts.append(
+            f'<rect x="{left}" y="20" width="{max(right - left, 1):.1f}" height="{bottom - 20}" fill="#fde8cf"/>'
+        )
     for index, count in enumerate(counts):
         tall = count / counts.max() * (bottom - 26)
         parts.append(
-            f'<rect x="{8 + index * step + 0.5:.1f}" y="{bottom - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}" '
-            f'fill="{COLORS[0]}" fill-opacity="0.75"><title>{count} clips</title></rect>'
+            f'<rect x="{8.5 + index * step:.1f}" y="{bottom - tall:.1f}" width="{step - 1:.1f}" '
+            f'height="{tall:.1f}" fill="{COLORS[0]}" fill-opacity="0.75"><title>{count} clips</title></rect>'
         )
     mean = float(known.mean())
     parts.append(f'<path d="M{place(mean)} 18V{bottom}" stroke="{COLORS[1]}" stroke-width="2"/>')

@@ -11,7 +11,7 @@ from ..datamodules.video import get_reader
 from ..media import encode_mp4, encode_png
 from .clips import EvaluatedClip, clip_of_files
 
-# A clip is shown as it is up to MAX_BYTES, else smaller and shorter, since a page of hundreds of megabytes opens nowhere.
+# A clip is shown as it is up to MAX_BYTES, else smaller and shorter: a page of hundreds of megabytes opens nowhere.
 MAX_BYTES, MAX_FRAMES, MAX_SIDE = 600_000, 150, 320
 PLAYABLE = ("h264", "vp8", "vp9", "av1")  # by Chromium, which plays neither MPEG-4 part 2 nor ProRes
 

@@ -129,12 +129,16 @@ def _curves(result: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
 
 
 def _distributions(result: Mapping[str, Any]) -> str:
-    plots = []
+    plots, equal = [], []
     for name, interval in result["intervals"].items():
         if column := interval.get("column"):
-            plots.append(histogram([clip.get(column) for clip in result["clips"]], name, interval))
+            values = [clip.get(column) for clip in result["clips"]]
+            known = {value for value in values if value is not None}
+            plots += [histogram(values, name, interval)] if len(known) > 1 else []
+            equal += [f"{name} {show(known.pop())}"] if len(known) == 1 else []
     note = "A bar: how many clips; orange: the mean and its interval of 95 %."
-    return f"<h2>Distributions over clips</h2><p>{note}</p><div class=plots>{''.join(plots)}</div>" if plots else ""
+    same = f"<p>The same for all clips: {html.escape(', '.join(equal))}.</p>" if equal else ""
+    return f"<h2>Distributions over clips</h2><p>{note}</p><div class=plots>{''.join(plots)}</div>{same}"
 
 
 def _all_clips(result: Mapping[str, Any]) -> str:
@@ -163,15 +167,22 @@ def _origins(result: Mapping[str, Any]) -> str:
     rows = []
     for name, features in result["features"].items():
         files = result["models"].get(name, {})
-        hashes = "<br>".join(f"{html.escape(path)} <small>sha256 {digest[:16]}</small>" for path, digest in files.items())
+        hashes = "<br>".join(
+            f"{html.escape(path)} <small>sha256 {digest[:16]}</small>" for path, digest in files.items()
+        )
         speed = result["timing"].get(name, {}).get("clips_per_s")
         cells = [name, features, result["protocols"].get(name) or "", hashes, "" if speed is None else f"{speed:.2f}"]
         rows.append(_row([html.escape(cell) if place != 3 else cell for place, cell in enumerate(cells)], [None] * 5))
     decoding = result["timing"].get("decoding", {}).get("clips_per_s")
-    speed = "" if decoding is None else f"<p>Decoding: {decoding:.1f} videos/s. Metrics that share faces share the time.</p>"
+    speed = (
+        ""
+        if decoding is None
+        else f"<p>Decoding: {decoding:.1f} videos/s. Metrics that share faces share the time.</p>"
+    )
     settings = html.escape(json.dumps(result["settings"], indent=1))
     table = _table(["metric", "features", "protocol", "model files", "videos/s"], rows)
-    return f"<h2>What was measured with</h2>{table}{speed}<details><summary>settings</summary><pre>{settings}</pre></details>"
+    details = f"<details><summary>settings</summary><pre>{settings}</pre></details>"
+    return f"<h2>What was measured with</h2>{table}{speed}{details}"
 
 
 def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
@@ -184,7 +195,11 @@ def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
             names = f"{html.escape(result['runs'][0])} | {html.escape(result['runs'][place])}"
             rows = [
                 _row(
-                    [html.escape(one["name"]), *(show(one[key]) for key in ("first", "second")), f"{one['change']:+.4f}"],
+                    [
+                        html.escape(one["name"]),
+                        *(show(one[key]) for key in ("first", "second")),
+                        f"{one['change']:+.4f}",
+                    ],
                     [None, one["first"], one["second"], one["change"]],
                 )
                 for one in changed
@@ -195,7 +210,9 @@ def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
                 shown = changed[:NUM_CHANGED]
                 figures = "".join(_pair(one, entries[0], entries[place]) for one in shown)
             summary = f"<summary>{html.escape(metric)}: clips that changed most, {names}</summary>"
-            parts.append(f"<details {'open' if figures else ''}>{summary}<div class=clips>{figures}</div>{table}</details>")
+            parts.append(
+                f"<details {'open' if figures else ''}>{summary}<div class=clips>{figures}</div>{table}</details>"
+            )
     return [f"<h2>What changed</h2>{''.join(parts)}"] if parts else []
 
 

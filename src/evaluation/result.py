@@ -149,4 +149,3 @@ def _number(value: Any) -> float | bool | None:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-

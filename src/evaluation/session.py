@@ -50,7 +50,7 @@ class Session:
         self.metrics, lacking = build_metrics(chosen, asked_for)
         self.disabled |= lacking
         for name, reason in self.disabled.items():
-            log.warning("%s is disabled: %s", name, reason)
+            log.warning("%s is disabled: %s", name, reason.partition("\n")[0])
         if not self.metrics:
             raise ValueError(f"no metric can run: {'; '.join(f'{name}: {why}' for name, why in self.disabled.items())}")
         self.descriptions = {

@@ -1,4 +1,4 @@
-"""How sure a mean over clips is: bootstrap over clips, alone and in pairs. All in float64, NaN for what has no value."""
+"""How sure a mean over clips is: bootstrap over clips, alone and in pairs. NaN: a clip without a value."""
 
 from dataclasses import dataclass
 

@@ -11,9 +11,7 @@ from .model_files import MissingModel
 from .sharing import SharedAnalyzers
 
 
-def build_metrics(
-    config: Mapping[str, Any], asked_for: Collection[str] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
+def build_metrics(config: Mapping[str, Any], asked_for: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the metrics of `config` (name -> node with a `_target_`) by name, and why others are disabled, by name.
 
     Disabled is what needs weights or a package that are not there. Raises MissingModel where that is one of

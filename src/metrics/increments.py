@@ -43,7 +43,7 @@ def add_increment(metric: Metric, added: Increment) -> None:
     for kind in KINDS:
         if isinstance(metric, SetDistance) and f"{kind}_rows" in added:
             num_rows = int(added[f"{kind}_counts"].sum())
-            metric.update_features(added[f"{kind}_rows"].view(num_rows, -1).to(metric.device), real=kind == "real")
+            metric.add(added[f"{kind}_rows"].view(num_rows, -1).to(metric.device), real=kind == "real")
     for name, value in added.items():
         if isinstance(metric, SetDistance) and name.endswith(("_rows", "_counts")):
             continue
@@ -52,7 +52,8 @@ def add_increment(metric: Metric, added: Increment) -> None:
         elif isinstance(metric._defaults[name], list):
             getattr(metric, name).append(value.to(metric.device))
         else:
-            setattr(metric, name, getattr(metric, name) + value.to(metric.device))
+            both = torch.stack([getattr(metric, name), value.to(metric.device)])
+            setattr(metric, name, metric._reductions[name](both))
 
 
 def _is_sum(metric: Metric, name: str) -> bool:

@@ -15,8 +15,8 @@ class InsightFaceAnalyzer:
     """SCRFD detection at `det_size` pixels and ArcFace embeddings (512) of the pack `root/models/pack`.
 
     `pack`: antelopev2 (as Concat-ID), buffalo_l... `det_threshold`: least face score in (0, 1). `providers`: of
-    onnxruntime, best first. `num_threads`: of each model, 0 for one for each core. Raises MissingModel (a ValueError) where
-    insightface or the pack is missing, with what to do.
+    onnxruntime, best first. `num_threads`: of each model, 0 for one for each core. Raises MissingModel, a ValueError,
+    where insightface or the pack is missing, with what to do.
     """
 
     embedding_dim = 512

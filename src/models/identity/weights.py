@@ -13,7 +13,8 @@ def load_network(make: Callable[[], nn.Module], path: str | Path, *, setting: st
     """Return the frozen network of `make` with the weights of `path`: .safetensors, or what torch.save wrote.
 
     `setting` and `names`: what to change, and how the published file is called. Counters of batch norms may be missing.
-    Raises MissingModel for a missing file, ValueError for a damaged one and for one whose tensors have other names or shapes.
+    Raises MissingModel for a missing file, ValueError for a damaged one and for one whose tensors have other names or
+    shapes.
     """
     path = Path(path)
     if not path.is_file():
