@@ -214,7 +214,7 @@ class LogSamples(Callback):
             pl_module.log("val/reference_copy", counts[0] / counts[1], batch_size=1)
 
 
-def _listeners(trainer: Trainer) -> list[ClipListener]:
+def _listeners(trainer: Any) -> list[ClipListener]:
     return [callback for callback in trainer.callbacks if isinstance(callback, ClipListener)]
 
 

@@ -56,7 +56,8 @@ class VideoMetrics(ClipListener):
         self._has_real = False
 
     def setup(self, trainer: Trainer, pl_module: VideoDiffusion, stage: str) -> None:
-        maker = next((one for one in trainer.callbacks if isinstance(one, LogSamples)), None)
+        callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009, Lightning sets it by name
+        maker = next((one for one in callbacks if isinstance(one, LogSamples)), None)
         if maker is None or not maker.every_n_validations:
             raise ValueError(
                 "callbacks.video_metrics measures the clips that callbacks.log_samples makes: keep that, with "

@@ -34,7 +34,7 @@ class EvaluatedClip:
     """One clip to measure.
 
     `name`: within its run, the same in another run of the same prompts; `video`, `references`: where they are;
-    `people`: names of the references' persons, where they are known; `stamp`: changes when a file does; `load` reads them.
+    `people`: names of the references' persons, where known; `stamp`: changes when a file does; `load` reads them.
     """
 
     name: str

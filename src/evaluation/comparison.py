@@ -81,8 +81,9 @@ def _row(
     ]
     row: dict[str, Any] = {"values": values, "differences": [], "changed": []}
     for run, entries in zip(runs[1:], clips[1:], strict=True):
-        difference, changed = None, []
         reason = _why_not_comparable(name, runs[0].result, run.result)
+        difference: dict[str, Any] | None = None
+        changed: list[dict[str, Any]] = []
         if reason is not None:
             notes.append(f"{name} of {runs[0].name} and {run.name} is not compared: {reason}")
         else:

@@ -13,7 +13,8 @@ th:after { content: " \\2195"; color: #aaa; font-weight: normal; } th[data-order
 th[data-order="-1"]:after { content: " \\2193"; }
 td, th { padding: .28em .8em; border-bottom: 1px solid #e3e3e6; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td small { white-space: nowrap; } tr.off td { color: #8a8a8a; background: #fafafa; }
+td small { white-space: nowrap; } td small.from { white-space: normal; display: inline-block; max-width: 13em; }
+tr.off td { color: #777; background: #fafafa; font-size: 13px; } tr.off td:first-child { max-width: 16em; }
 td:last-child { min-width: 14em; } td:last-child small { white-space: normal; }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(290px, 1fr)); gap: 14px; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 8px; overflow: hidden; }

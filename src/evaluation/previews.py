@@ -51,7 +51,7 @@ def _kind(data: bytes) -> str | None:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context.name.removeprefix("lib") not in (*PLAYABLE, "dav1d"):
             return None
-        if stream.codec_context.pix_fmt not in ("yuv420p", "yuvj420p"):
+        if getattr(stream.codec_context, "pix_fmt", None) not in ("yuv420p", "yuvj420p"):
             return None
         names = container.format.name
     if "mp4" in names:

@@ -13,7 +13,7 @@ from .comparison import Run
 from .page import page
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
-from .table import show, show_difference, show_interval, shown_values, source_of
+from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
 
 NUM_SHOWN = 12  # clips at each end of the ranking; of at most twice as many, all are shown
 NUM_CHANGED = 4  # clips that are shown for each value of a comparison
@@ -73,14 +73,20 @@ def _values(result: Mapping[str, Any]) -> str:
             show(value),
             f"<small>{show_interval(interval)}</small>",
             str(interval.get("num_clips", "")),
-            f"<small>{html.escape(source_of(result, name))}</small>",
+            f"<small class=from>{html.escape(source_of(result, name))}</small>",
             meaning,
         ]
         rows.append(_row(cells, [None, value, None, interval.get("num_clips"), None, None]))
-    for name, reason in result["disabled"].items():
-        cells = [html.escape(name), "disabled", "", "", "", html.escape(reason).replace("\n", "<br>")]
-        rows.append(_row(cells, [None] * 6, "off"))
-    return _table(["metric", "value", "95 % interval", "clips", "from", "meaning"], rows)
+    return _table(["metric", "value", "95 % interval", "clips", "from", "meaning"], rows) + _disabled(result)
+
+
+def _disabled(result: Mapping[str, Any]) -> str:
+    """Return what could not be measured, by the model that is missing."""
+    rows = [
+        _row([html.escape(", ".join(names)), html.escape(reason).replace("\n", "<br>")], [None] * 2, "off")
+        for reason, names in by_reason(result).items()
+    ]
+    return f"<h2>Disabled, not measured</h2>{_table(['metrics', 'why'], rows)}" if rows else ""
 
 
 def _notes(result: Mapping[str, Any]) -> str:

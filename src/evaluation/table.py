@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BOUNDS = ("_low", "_high")
+BOUNDS = ("_low", "_high", "_num_real", "_num_generated")
 
 
 def shown_values(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the values that stand for themselves: not the bounds of another one, which stand beside it."""
+    """Return the values that stand for themselves: not the bounds and counts of another one, which stand beside it."""
     values = result["metrics"]
     bounds = {f"{name}{end}" for name in values for end in BOUNDS if f"{name}{end}" in values}
     return {name: value for name, value in values.items() if name not in bounds}
@@ -24,6 +24,14 @@ def show_interval(interval: Mapping[str, Any] | None) -> str:
     if interval is None or interval.get("low") is None or interval.get("high") is None:
         return ""
     return f"[{show(interval['low'])}, {show(interval['high'])}]"
+
+
+def by_reason(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names of disabled metrics by what disables them."""
+    found: dict[str, list[str]] = {}
+    for name, reason in result["disabled"].items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def source_of(result: Mapping[str, Any], value: str) -> str:
@@ -52,10 +60,10 @@ def print_result(result: Mapping[str, Any]) -> None:
         meaning = result["undefined"].get(name) or result["descriptions"].get(name, "")
         interval = show_interval(result["intervals"].get(name))
         table.add_row(name, show(value), interval, source_of(result, name), meaning)
-    for name, reason in result["disabled"].items():
-        table.add_row(name, "disabled", "", "", reason.partition("\n")[0], style="dim")
+    for reason, names in by_reason(result).items():
+        table.add_row("\n".join(names), "disabled", "", "", reason.partition(" Get them with")[0], style="dim")
     speeds = {name: timing["clips_per_s"] for name, timing in result["timing"].items()}
-    parts = [f"{name} {speed:.1f}" for name, speed in speeds.items() if speed is not None]
+    parts = [f"{name} {speed:.2g}" for name, speed in speeds.items() if speed is not None]
     _print(table, [*(f"note: {note}" for note in result["notes"]), f"videos/s: {', '.join(parts)}"])
 
 

@@ -52,8 +52,8 @@ def add_increment(metric: Metric, added: Increment) -> None:
         elif isinstance(metric._defaults[name], list):
             getattr(metric, name).append(value.to(metric.device))
         else:
-            both = torch.stack([getattr(metric, name), value.to(metric.device)])
-            setattr(metric, name, metric._reductions[name](both))
+            combine: Any = metric._reductions[name]
+            setattr(metric, name, combine(torch.stack([getattr(metric, name), value.to(metric.device)])))
 
 
 def _is_sum(metric: Metric, name: str) -> bool:
