@@ -17,6 +17,7 @@ from .table import by_reason, show, show_difference, show_interval, shown_values
 
 NUM_SHOWN = 12  # clips at each end of the ranking; of at most twice as many, all are shown
 NUM_CHANGED = 4  # clips that are shown for each value of a comparison
+SIMILARITY = "similarity"  # the column of single clips that `FaceSimilarity` calls so, whatever its prefix
 
 
 def write_report(
@@ -50,10 +51,17 @@ def write_comparison(path: Path, result: dict[str, Any], runs: Sequence[Run], *,
 
 def ranking(result: Mapping[str, Any]) -> tuple[str | None, list[int]]:
     """Return the column that clips are ranked by, and their places, the best first; clips without a value come last."""
-    column = next((entry["column"] for entry in result["intervals"].values() if entry.get("column")), None)
+    columns = [entry["column"] for entry in result["intervals"].values() if entry.get("column")]
+    # Without faces, by the first value that tells clips apart.
+    telling = [column for column in columns if len({clip.get(column) for clip in result["clips"]}) > 1]
+    column = next((one for one in columns if _is_similarity(one)), next(iter(telling or columns), None))
     values = [clip.get(column) for clip in result["clips"]]
     order = sorted(range(len(values)), key=lambda place: (values[place] is None, -(values[place] or 0)))
     return column, order
+
+
+def _is_similarity(column: str) -> bool:
+    return column.endswith(SIMILARITY) and column not in ("last_similarity", "rest_similarity")
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -95,15 +103,16 @@ def _notes(result: Mapping[str, Any]) -> str:
 
 def _ends(result: Mapping[str, Any], clips: Sequence[EvaluatedClip]) -> str:
     column, order = ranking(result)
-    by = f"by {html.escape(column)}, the " if column else ""
+    by = f"by {html.escape(column)}, the " if column else "the "
+    high, low = ("best", "worst") if column and _is_similarity(column) else ("highest", "lowest")
     if len(order) <= 2 * NUM_SHOWN:
         figures = "".join(_figure(result, clips[place], place, column) for place in order)
-        return f"<h2>Clips beside their references, {by}best first</h2><div class=clips>{figures}</div>"
+        return f"<h2>Clips beside their references, {by}{high} first</h2><div class=clips>{figures}</div>"
     best, worst = order[:NUM_SHOWN], order[::-1][:NUM_SHOWN]
     parts = []
-    for what, places in (("Worst", worst), ("Best", best)):
+    for what, places in ((low, worst), (high, best)):
         figures = "".join(_figure(result, clips[place], place, column) for place in places)
-        parts.append(f"<h2>{what} clips {by}{what.lower()} first</h2><div class=clips>{figures}</div>")
+        parts.append(f"<h2>Clips beside their references, {by}{what} first</h2><div class=clips>{figures}</div>")
     return "".join(parts)
 
 
