@@ -42,7 +42,8 @@ def write_comparison(path: Path, result: dict[str, Any], runs: Sequence[Run], *,
         for difference in row["differences"]:
             kind = "better" if difference and difference["differs"] else ""
             cells.append(f"<span class='{kind}'>{show_difference(difference) or '–'}</span>")
-        rows.append(_row(cells, [None, *(v["value"] if v else None for v in row["values"])]))
+        numbers = [entry["value"] if entry else None for entry in (*row["values"], *row["differences"])]
+        rows.append(_row(cells, [None, *numbers]))
     text = "A star: the 95 % interval of the mean difference over the same clips (paired bootstrap) leaves out 0."
     notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in result["notes"])
     parts = [f"<p>{text}</p>", _table(heads, rows), notes, *_changed_clips(result, runs)]
@@ -202,6 +203,7 @@ def _origins(result: Mapping[str, Any]) -> str:
 
 def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     """Return, of each value and run, the clips that changed most, in pairs."""
+    shown_metric = next((metric for metric, row in result["metrics"].items() if any(row["changed"])), None)
     parts, entries = [], [{Path(clip["name"]).stem: clip for clip in run.result["clips"]} for run in runs]
     for metric, row in result["metrics"].items():
         for place, changed in enumerate(row["changed"], 1):
@@ -221,7 +223,7 @@ def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
             ]
             table = _table(["clip", "first", "second", "change"], rows)
             figures = ""
-            if metric == next(iter(result["metrics"])):
+            if metric == shown_metric:
                 shown = changed[:NUM_CHANGED]
                 figures = "".join(_pair(one, entries[0], entries[place]) for one in shown)
             summary = f"<summary>{html.escape(metric)}: clips that changed most, {names}</summary>"
