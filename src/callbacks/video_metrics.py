@@ -101,7 +101,8 @@ class VideoMetrics(ClipListener):
         everyones = [_gathered(one) for one in (self._real, self._generated)]
         for name, metric in self._metrics.items():
             metric.reset()
-            metric.sync_on_compute = False  # what all ranks have measured is in it already
+            # What all ranks have measured is in it already; `compute` would gather it from all of them once more.
+            metric.distributed_available_fn = lambda: False
             added = [one for part in everyones for _, of, one in sorted(part, key=lambda entry: entry[0]) if of == name]
             for one in added:
                 add_increment(metric, one)

@@ -48,7 +48,7 @@ def compare(runs: Sequence[Run], *, num_resamples: int = 1000, seed: int = 0) ->
     """
     if len(runs) < 2:
         raise ValueError(f"compare={[run.name for run in runs]} needs at least two runs: compare=[RUN,RUN]")
-    clips = [{_stem(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
+    clips = [{pair_name(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
     notes, rows = [], {}
     for run, other in zip(runs[1:], clips[1:], strict=True):
         common = clips[0].keys() & other.keys()
@@ -147,7 +147,8 @@ def _value(entry: Mapping[str, Any], column: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _stem(name: str) -> str:
+def pair_name(name: str) -> str:
+    """Return what a clip's name must have in common with that of another run."""
     return str(PurePath(name).with_suffix("")) if PurePath(name).suffix else name
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..datamodules.shards import write_atomically
 from ..loggers import read_metrics
 from .clips import EvaluatedClip
-from .comparison import Run
+from .comparison import Run, pair_name
 from .page import page
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
@@ -202,40 +202,32 @@ def _origins(result: Mapping[str, Any]) -> str:
 
 
 def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
-    """Return, of each value and run, the clips that changed most, in pairs."""
+    """Return, of each value and run, the clips that changed most; of the first value that changed, side by side."""
     shown_metric = next((metric for metric, row in result["metrics"].items() if any(row["changed"])), None)
-    parts, entries = [], [{Path(clip["name"]).stem: clip for clip in run.result["clips"]} for run in runs]
+    parts, entries = [], [{pair_name(clip["name"]): clip for clip in run.result["clips"]} for run in runs]
     for metric, row in result["metrics"].items():
         for place, changed in enumerate(row["changed"], 1):
             if not changed:
                 continue
+            shown = changed[:NUM_CHANGED] if metric == shown_metric else []
+            figures = "".join(_pair(one, entries[0], entries[place]) for one in shown)
             names = f"{html.escape(result['runs'][0])} | {html.escape(result['runs'][place])}"
-            rows = [
-                _row(
-                    [
-                        html.escape(one["name"]),
-                        *(show(one[key]) for key in ("first", "second")),
-                        f"{one['change']:+.4f}",
-                    ],
-                    [None, one["first"], one["second"], one["change"]],
-                )
-                for one in changed
-            ]
-            table = _table(["clip", "first", "second", "change"], rows)
-            figures = ""
-            if metric == shown_metric:
-                shown = changed[:NUM_CHANGED]
-                figures = "".join(_pair(one, entries[0], entries[place]) for one in shown)
             summary = f"<summary>{html.escape(metric)}: clips that changed most, {names}</summary>"
-            parts.append(
-                f"<details {'open' if figures else ''}>{summary}<div class=clips>{figures}</div>{table}</details>"
-            )
+            content = f"<div class=clips>{figures}</div>{_changes(changed)}"
+            parts.append(f"<details{' open' if shown else ''}>{summary}{content}</details>")
     return [f"<h2>What changed</h2>{''.join(parts)}"] if parts else []
 
 
+def _changes(changed: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for one in changed:
+        cells = [html.escape(one["name"]), show(one["first"]), show(one["second"]), f"{one['change']:+.4f}"]
+        rows.append(_row(cells, [None, one["first"], one["second"], one["change"]]))
+    return _table(["clip", "first", "second", "change"], rows)
+
+
 def _pair(change: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    name = Path(change["name"]).stem
-    media = "".join(_media(clip_of_entry(entries[name])) for entries in (first, second))
+    media = "".join(_media(clip_of_entry(entries[change["name"]])) for entries in (first, second))
     text = f"{html.escape(change['name'])}: {show(change['first'])} to {show(change['second'])}"
     return f"<figure>{media}<figcaption>{text}</figcaption></figure>"
 

@@ -1,13 +1,17 @@
 import logging
+import multiprocessing
 
 import lightning
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from likeness.callbacks.checkpoint import BestCheckpoint
 from likeness.callbacks.log_samples import LogSamples
 from likeness.callbacks.video_metrics import VideoMetrics
 
+from ..conftest import drawn_video
 from ..models.test_base import Loader
 from ..models.test_concat_id import batch_of, build
 
@@ -108,3 +112,42 @@ def test_the_best_checkpoint_waits_for_its_value_and_then_follows_it(tmp_path, c
         trainer.fit(build(), Loader([batch_of(1)] * 4), Loader([batch_of(1)]))
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step=3.ckpt"]
     assert "val/score is not logged yet" in caplog.text
+
+
+class Logged(dict):
+    """Stands for the model: remembers what is logged."""
+
+    device = torch.device("cpu")
+
+    def log(self, name, value, **settings):
+        self[name] = float(value)
+
+
+def measure(share: list[int]) -> dict[str, float]:
+    callback, logged = VideoMetrics(metrics={"fvd": FVD, "flicker": FLICKER}, num_clips=9), Logged()
+    for place in share:
+        frames = drawn_video(seed=place)
+        callback._measure(callback._real, callback._comparing, place, frames[::-1], real=True)
+        callback.on_clip_sampled(place, np.roll(frames, place, axis=1), [], "a square")
+    callback.on_clips_sampled(None, logged)
+    return dict(logged)
+
+
+def work(rank: int, folder, shares: list[list[int]]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(measure(shares[rank]), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("shares", [[[0, 2, 4, 6, 8], [1, 3, 5, 7]], [list(range(9)), []]])
+def test_two_processes_log_exactly_what_one_would(tmp_path, shares):
+    workers = [multiprocessing.get_context("fork").Process(target=work, args=(k, tmp_path, shares)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    expected = measure(list(range(9)))
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [expected, expected]
+    assert {"val/fvd_own", "val/fvd_own_extrapolated", "val/temporal_flickering"} <= expected.keys()
