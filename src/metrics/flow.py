@@ -79,14 +79,25 @@ def warping_error(frames: np.ndarray, forward: np.ndarray, backward: np.ndarray)
     Pixels that come into sight or leave it, where forward and backward flow disagree, do not count (arXiv 1808.00449,
     equations 1 to 3); NaN where none is left. `backward` is the flow from each frame to the one before.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
-    ahead, back = (torch.from_numpy(flow).permute(0, 3, 1, 2) for flow in (forward, backward))
-    warped, inside = _warp(torch.cat([pixels[1:], back], dim=1), ahead)
-    returned = warped[:, 3:]
-    bound = 0.01 * (ahead.square().sum(1) + returned.square().sum(1)) + 0.5
-    visible = inside & ((ahead + returned).square().sum(1) <= bound)
-    error = (warped[:, :3] - pixels[:-1]).square().mean(dim=1)
-    return float(error[visible].mean())
+    total, count = 0.0, 0
+    # Pair by pair: all at once is hundreds of megabytes for a clip of 480 x 720.
+    for first, second, ahead, back in zip(frames[:-1], frames[1:], forward, backward, strict=True):
+        error, visible = _errors(first, second, ahead, back)
+        total, count = total + float(error[visible].sum()), count + int(visible.sum())
+    return total / count if count else float("nan")
+
+
+def _errors(first: np.ndarray, second: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return squared differences (h w) of two frames along the flow, and where both flows agree (h w)."""
+    pixels, following = (
+        torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1) / 255 for part in (first, second)
+    )
+    ahead, back = (torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1) for flow in (forward, backward))
+    warped, inside = _warp(torch.cat([following, back])[None], ahead[None])
+    returned = warped[0, 3:]
+    bound = 0.01 * (ahead.square().sum(0) + returned.square().sum(0)) + 0.5
+    visible = inside[0] & ((ahead + returned).square().sum(0) <= bound)
+    return (warped[0, :3] - pixels).square().mean(dim=0), visible
 
 
 def _warp(values: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from .distances import (
 )
 from .image_features import ImageFeatures
 from .protocols import Protocol
-from .states import cat, evenly_spaced
+from .states import Shelves, cat, evenly_spaced
 
 MIN_CLIPS_TO_EXTRAPOLATE = 8
 KINDS = ("real", "generated")
@@ -86,6 +86,7 @@ class SetDistance(Metric):
                 self.add_state(f"{kind}_{part}", default=[], dist_reduce_fx="cat")
         self.add_state("num_left_out", torch.tensor(0), dist_reduce_fx="sum")
         self._notes: list[str] = []
+        self._shelves = Shelves()
         self._real = None if real is None else self._read_real(Path(real))
 
     @property
@@ -188,8 +189,8 @@ class SetDistance(Metric):
         """Keep the rows of every clip while there are few, then of a random `max_kept` of all (reservoir)."""
         kept, counts = getattr(self, f"{kind}_rows"), getattr(self, f"{kind}_counts")
         if len(kept) < self.max_kept:
-            kept.append(rows)
-            counts.append(count)
+            kept.append(self._shelves.put(rows))
+            counts.append(self._shelves.put(count))
             return
         seen = int(getattr(self, f"{kind}_num_clips"))
         place = int(np.random.default_rng([self.seed, seen]).integers(seen))

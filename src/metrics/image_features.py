@@ -57,7 +57,7 @@ class SmallImageFeatures:
         pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
         hidden = F.relu(F.conv2d(pixels, self.first, stride=2))
         deeper = F.relu(F.conv2d(hidden, self.second, stride=2))
-        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1)
+        thumbnail = F.adaptive_avg_pool2d(pixels, 8).flatten(1) / 3
         pooled = [part for values in (hidden, deeper) for part in (values.mean((2, 3)), values.std((2, 3)))]
         logs = torch.cat(pooled, dim=1).add(0.01).log()
         return (torch.cat([thumbnail, logs - logs.mean(dim=1, keepdim=True)], dim=1) @ self.mixing).cpu()

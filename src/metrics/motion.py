@@ -30,7 +30,7 @@ class Motion(ClipMetric):
                 "dynamic_degree": "share of clips that move by VBench's rule: 0 to 1, higher moves more",
                 "warping_error": "change of pixels along the flow, squared: 0 to 1, lower is smoother",
             },
-            undefined=ONE_FRAME,
+            undefined="which have one frame only, or whose pixels all come or go",
             features=flow.name,
             **kwargs,
         )
@@ -51,7 +51,7 @@ class Motion(ClipMetric):
                 "motion_amplitude": amplitude(forward, fps),
                 "motion_amplitude_opens2v": signed_amplitude(self.flow(frames, bgr=True)),
                 "dynamic_degree": is_dynamic(apart, fps),
-                "warping_error": warping_error(frames, forward, np.ascontiguousarray(backward)),
+                "warping_error": warping_error(frames, forward, backward),
             }
         )
 

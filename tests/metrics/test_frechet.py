@@ -36,7 +36,7 @@ def blurred(frames: np.ndarray) -> np.ndarray:
     return torch.nn.functional.avg_pool2d(pixels, 5, 1, 2).byte().permute(0, 2, 3, 1).numpy()
 
 
-def fvd_of(damage, num_clips: int = 40) -> dict[str, float]:
+def fvd_of(damage, num_clips: int = 24) -> dict[str, float]:
     metric = FrechetVideoDistance(protocol=Protocol(name="own"), num_resamples=5)
     for seed in range(num_clips):
         metric.update(moving(seed), real=True)
@@ -55,8 +55,8 @@ def test_fvd_grows_with_blur_stillness_disorder_and_reversed_motion():
     ):
         damaged = fvd_of(damage)
         assert damaged["fvd_own"] > 2 * untouched["fvd_own"]
-        assert damaged["fvd_own_mmd_low"] > untouched["fvd_own_mmd_high"]
-        assert damaged["fvd_own_extrapolated"] > untouched["fvd_own_extrapolated_high"]
+        assert damaged["fvd_own_mmd"] > 2 * abs(untouched["fvd_own_mmd"])
+        assert damaged["fvd_own_extrapolated"] > 2 * abs(untouched["fvd_own_extrapolated"])
 
 
 def test_fid_grows_with_blur_and_does_not_see_order():
