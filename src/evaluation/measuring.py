@@ -82,47 +82,64 @@ def measure(
     measured = Measured(timings={name: Timing() for name in (DECODING, *metrics)})
     measured.of_metric = {name: [] for name in metrics}
     reader = get_reader("pyav")
-    for clip in clips:
-        keys = {name: key_of(clip.stamp, clip.prompt, clip.people, real, descriptions[name]) for name in metrics}
-        store_name = f"real:{clip.name}" if real else clip.name
-        pending = [name for name in metrics if not store.has(store_name, name, keys[name])]
+    keys = [
+        {name: key_of(clip.stamp, clip.prompt, clip.people, real, descriptions[name]) for name in metrics}
+        for clip in clips
+    ]
+    for clip, key in zip(clips, keys, strict=True):
+        pending = {name: key[name] for name in metrics if not store.has(_name(clip, real), name, key[name])}
         if pending:
+            start = time.perf_counter()
             try:
-                start = time.perf_counter()
                 loaded = clip.load()
                 frames, fps = reader.read_all(loaded.video)
-                decoding = time.perf_counter() - start
-            except (BadSample, ValueError, OSError) as error:
+            except (BadSample, OSError, ValueError) as error:
                 log.warning("left out %s: %s", clip.video, error)
                 measured.failed.append({"name": clip.name, "video": clip.video, "error": str(error)})
                 advance()
                 continue
-            measured.num_new += 1
+            values = {"decoding": time.perf_counter() - start, "num_frames": len(frames), "fps": fps}
             given = {"references": loaded.references, "prompt": clip.prompt, "fps": fps, "people": clip.people}
-            for name in pending:
-                start = time.perf_counter()
-                added, reason = _increment(metrics[name], frames, given, real)
-                seconds = time.perf_counter() - start
-                size = {"num_frames": len(frames), "height": frames.shape[1], "width": frames.shape[2], "fps": fps}
-                values = {"refused": reason, "seconds": seconds, "decoding": decoding, "size": size}
-                store.put(store_name, name, keys[name], added, **values)
+            for name, found in pending.items():
+                added = _increment(metrics[name], frames, given, real)
+                store.put(_name(clip, real), name, found, added.increment, **values, **added.values)
+            measured.num_new += 1
             del frames, loaded, given
-        _add(clip, {name: store.get(store_name, name, keys[name]) for name in metrics}, metrics, measured)
         advance()
+    # Added at last, and not while frames come and go: small tensors that stay between large ones that do not
+    # keep the allocator from giving memory back.
+    failed = {entry["name"] for entry in measured.failed}
+    for clip, key in zip(clips, keys, strict=True):
+        if clip.name not in failed:
+            records = {name: store.get(_name(clip, real), name, key[name]) for name in metrics}
+            _add(clip, records, metrics, measured)
     return measured
 
 
-def _increment(metric: Metric, frames: np.ndarray, given: dict[str, Any], real: bool) -> tuple[Increment, str | None]:
-    """Return what a clip adds to a metric, or why it cannot be measured."""
-    taken = arguments(metric)
-    if "references" in taken and not given["references"]:
-        return {}, "has no reference picture"
-    if real:
-        given = given | {"real": True}
+def _name(clip: EvaluatedClip, real: bool) -> str:
+    return f"real:{clip.name}" if real else clip.name
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a clip adds to a metric; `values`: `seconds`, and `refused`, why it cannot be measured."""
+
+    increment: Increment
+    values: dict[str, Any]
+
+
+def _increment(metric: Metric, frames: np.ndarray, given: dict[str, Any], real: bool) -> Added:
+    if "references" in arguments(metric) and not given["references"]:
+        return Added({}, {"seconds": 0.0, "refused": "it has no reference picture"})
+    start = time.perf_counter()
+    refused: str | None = None
+    added: Increment = {}
+    given = given | ({"real": True} if real else {})
     try:
-        return increment(metric, lambda probe: update(probe, frames, **given)), None
+        added = increment(metric, lambda probe: update(probe, frames, **given))
     except ValueError as error:
-        return {}, str(error)
+        refused = str(error)
+    return Added(added, {"seconds": time.perf_counter() - start, "refused": refused})
 
 
 def _add(clip: EvaluatedClip, records: dict[str, Any], metrics: dict[str, Metric], measured: Measured) -> None:
