@@ -108,6 +108,7 @@ class EvaluateConfig:
     opens2v: str | None = None
     domain: str = "human"
     num_resamples: int = 1000
+    num_threads: int | None = None
     seed: int = 0
     training: str | None = None
     title: str | None = None

@@ -38,7 +38,7 @@ def _evaluate(config: DictConfig) -> None:
     from .evaluation.table import print_result
     from .run import quiet_libraries
 
-    quiet_libraries()
+    quiet_libraries(config.num_threads)
     check(config)
     session = Session(config, asked_for=_asked_for(config))
     output = Path(config.output)

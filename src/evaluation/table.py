@@ -63,7 +63,11 @@ def print_result(result: Mapping[str, Any]) -> None:
     for reason, names in by_reason(result).items():
         table.add_row("\n".join(names), "disabled", "", "", reason.partition(" Get them with")[0], style="dim")
     speeds = {name: timing["clips_per_s"] for name, timing in result["timing"].items()}
-    parts = [f"{name} {speed:.2g}" for name, speed in speeds.items() if speed is not None]
+    parts = [
+        f"{name} {speed:.0f}" if speed >= 10 else f"{name} {speed:.2g}"
+        for name, speed in speeds.items()
+        if speed is not None
+    ]
     _print(table, [*(f"note: {note}" for note in result["notes"]), f"videos/s: {', '.join(parts)}"])
 
 
