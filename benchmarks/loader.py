@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py decode      # clips/s on one core against a plain loop, alternating in one process
     python benchmarks/loader.py memory      # growth of resident memory over 2,000 clips, for each reader
+    python benchmarks/loader.py wait        # the share of its time that the toy training waits for data, with 2 workers
 
 The plain loop is how the published loaders do it: decord's batch of the wanted frames, torch's bicubic resize of the
 clip in floats, centre crop. (Resized in bytes, as later torchvision does it, edges lie several grey levels off.)
@@ -11,6 +12,7 @@ import argparse
 import io
 import os
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -20,10 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import report
+from common import REPOSITORY, report, run
 
 from likeness.datamodules.images import CoverAndCrop
 from likeness.datamodules.video import VideoReader, get_reader
+from likeness.loggers import read_metrics
 
 READERS = ("pyav", "decord", "torchcodec")
 NUM_FRAMES, STRIDE, HEIGHT, WIDTH = 49, 3, 480, 720
@@ -139,7 +142,19 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-QUESTIONS: dict[str, Callable[[int], None]] = {"decode": decode, "memory": memory}
+def wait(rounds: int) -> None:
+    """Train the toy experiment for 20 steps a round, and read what it logs of itself."""
+    shutil.rmtree(REPOSITORY / "outputs" / "wait", ignore_errors=True)
+    settings = ["datamodule.num_workers=2", f"trainer.max_steps={20 * rounds}", "trainer.val_check_interval=null"]
+    run("train.py", "experiment=concat_id_toy", *settings, "run_name=wait")
+    logged = [
+        row for row in read_metrics(REPOSITORY / "outputs" / "wait" / "metrics.csv") if row.get("train/data_wait")
+    ]
+    row = {"workers": 2, "steps": int(logged[-1]["step"]) + 1, "waiting": float(logged[-1]["train/data_wait"])}
+    report("loader_wait", [row], what="share of the training time, the start of the workers included")
+
+
+QUESTIONS: dict[str, Callable[[int], None]] = {"decode": decode, "memory": memory, "wait": wait}
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/padding.py
 
-`padding` is the share of tokens that carry nothing: frames repeated to fill the shortest length. A batch that pads its clips to
-the largest of them, as loaders without buckets do, is planned on the same clips for comparison. `budget used` is the
-share of the token budget that batches fill.
+`padding` is the share of tokens that carry nothing: frames repeated to fill the shortest length. A batch that pads its
+clips to the largest of them, as loaders without buckets do, is planned on the same clips for comparison. `budget used`
+is the share of the token budget that batches fill.
 """
 
 import numpy as np

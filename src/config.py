@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,9 @@ class PrepareConfig:
     reader: str = "pyav"
     samples_per_shard: int = 500
     num_workers: int | None = None
+    keep_stages: bool = False
+    check: str | None = None
+    full: bool = False
     analyzer: Any = None
     parser: Any = None
     preprocess: Any = None
@@ -175,8 +178,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             # `--help` copies Hydra's sources a hundred times, and this store with them. It never changes later, and the
             # copies were two thirds of the time.
             ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-            for schema, root in SCHEMAS.items():
-                ConfigStore.instance().store(name=f"{schema}_schema", node=_open_sampling(OmegaConf.structured(root)))
+            _store_schemas()
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to the lines below
             try:
@@ -197,6 +199,32 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
     return decorate
 
 
+def compose_config(name: str, overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """Return the config of the command `name` as the words `overrides` would make it. `config_dir`: `--config-dir`.
+
+    May be called from within another command.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    _store_schemas()
+    search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    hydra = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose(name, overrides=[*overrides, *search])
+    finally:
+        GlobalHydra.instance().hydra = hydra
+
+
+def _store_schemas() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    for schema, root in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{schema}_schema", node=_open_sampling(OmegaConf.structured(root)))
+
+
 def explain(error: BaseException, command_name: str) -> str | None:
     """Return what to tell the user about `error`, or None where it is not the user's doing."""
     from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException
@@ -213,7 +241,7 @@ def explain(error: BaseException, command_name: str) -> str | None:
         return f"{error.filename} lies below a file: give another folder for what is written, output=FOLDER"
     if isinstance(error, CompactHydraException):
         return _with_nearest_key(f"{error}\n{error.__cause__ or ''}".strip(), command_name)
-    if type(error).__name__ == "MisconfigurationException" or _is_raised_here(error):
+    if type(error).__name__ == "MisconfigurationException" or is_raised_here(error):
         return str(error)
     return None
 
@@ -289,7 +317,7 @@ def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Mapping[str, Any]
             yield from _targets(value, f"{path}[{index}]")
 
 
-def _is_raised_here(error: BaseException) -> bool:
+def is_raised_here(error: BaseException) -> bool:
     """True for a ValueError that this package raised itself: those say what is wrong and what to change."""
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False

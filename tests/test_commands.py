@@ -418,10 +418,15 @@ def test_a_run_on_damaged_data_ends_and_tells_what_it_skipped(shards, tmp_path, 
     assert {entry["reason"] for entry in entries} == {"damaged shard"}
 
 
-def test_preparing_twice_into_one_folder_is_refused(shards, capfd):
-    outcome = call(capfd, "prepare", "source=video_folder", f"source.folder={shards.parent}", f"output={shards}")
+def test_preparing_twice_does_nothing_and_another_source_in_the_same_folder_is_refused(shards, capfd):
+    folder = shards.parent
+    source = ["source=video_folder", f"source.folder={folder}", f"output={shards}"]
+    outcome = call(capfd, "prepare", *source, f"source.references={folder / 'faces'}")
+    assert outcome.code == 0
+    assert "nothing to do" in outcome.log and "kept 6 of 6 clips" in outcome.log
+    outcome = call(capfd, "prepare", *source)
     assert outcome.code == 1
-    assert "holds shards already" in outcome.error
+    assert "holds shards already, made of" in outcome.error
 
 
 def test_preparing_nothing_usable_is_an_error(tmp_path, capfd):

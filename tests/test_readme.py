@@ -10,7 +10,9 @@ from .commands import call
 from .conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text()
-LINES = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+PAGES = [TEXT, *(path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md")))]
+BLOCKS = [block for text in PAGES for block in re.findall(r"```bash\n(.*?)```", text, re.S)]
+LINES = [line for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python ") and ".py" in line and "benchmarks" not in line]
 
 

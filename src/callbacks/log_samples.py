@@ -96,10 +96,10 @@ class LogSamples(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if sum(len(kept["caption"]) for kept in self._batches) < self._wanted(trainer):
-            shape = batch["pixel_values"].shape[2:]
-            # Without the clip itself: generating takes the conditions, and one clip at a time is enough in memory.
-            self._batches.append({name: value for name, value in batch.items() if name != "pixel_values"})
-            self._batches[-1]["shape"] = [shape] * len(batch["caption"])
+            # Without the clip itself, unless the method needs it: one clip at a time is enough in memory.
+            kept = {name for name in batch if name != "pixel_values" or name in pl_module.reads}
+            self._batches.append({name: value for name, value in batch.items() if name in kept})
+            self._batches[-1]["shape"] = [pl_module.clip_shape(batch)] * len(batch["caption"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         # Before `on_validation_end`, where the weight average is swapped out again.

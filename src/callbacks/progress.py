@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from ..models.base import VideoDiffusion
+from ..models.base import VideoDiffusion, num_clips
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: VideoDiffusion, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._num_clips += len(batch["pixel_values"]) * trainer.world_size
+        self._num_clips += num_clips(batch) * trainer.world_size
         if outputs is not None:
             # Kept where it was computed: reading it waits for the device, so that is left for when it is shown.
             self._losses.append(outputs["loss"].detach())

@@ -53,7 +53,7 @@ class VideoMetrics(ClipListener):
         self._comparing = [name for name, metric in self._metrics.items() if "real" in arguments(metric)]
         self._generated: list[tuple[int, str, Increment]] = []
         self._real: list[tuple[int, str, Increment]] = []
-        self._has_real = False
+        self._has_real = self._has_warned = False
 
     def setup(self, trainer: Trainer, pl_module: VideoDiffusion, stage: str) -> None:
         callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009, Lightning sets it by name
@@ -80,6 +80,11 @@ class VideoMetrics(ClipListener):
         dataloader_idx: int = 0,
     ) -> None:
         if self._has_real or trainer.sanity_checking or not self._comparing:
+            return
+        if "pixel_values" not in batch:
+            if not self._has_warned:
+                log.warning("validation clips are cached latents: %s have nothing to compare with", self._comparing)
+            self._has_warned = True
             return
         size = len(batch["caption"])
         for place in range(size):

@@ -13,15 +13,17 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from ..recipes import describe
 from .buckets import Bucket, Buckets
+from .cache import MODES, NO_CACHE, VIDEO_HASH, CachePlan, ClipView, plan_cache
 from .conditions import Clip, Condition
 from .frames import ChosenFrames, FrameSelection
 from .images import CoverAndCrop, Geometry, Transform
 from .mixture import Mixture, Source
 from .plan import Part, StreamPlan
 from .remote import Fetcher
-from .samples import PICTURE_EXTENSIONS, Sample, Skip
-from .shards import ShardSource
+from .samples import PICTURE_EXTENSIONS, BadSample, Sample, Skip
+from .shards import SampleColumns, ShardSource
 from .stream import BatchMaker, ShardLoader
 from .video import get_reader
 
@@ -42,6 +44,11 @@ class ClipDataModule(LightningDataModule):
     order of the shards; 0 for the order on disk. `keep_decoded`: hold decoded clips in memory, for data sets of a few
     thousand small clips. `fetcher`: for shards elsewhere. Samples that cannot be used are skipped, counted, and written
     to `skip_log` with the reason.
+
+    `cache`: what becomes of tensors that prepare.py stored (stages=cache). `auto`: a data set that has them is read
+    instead of computed, and clips are not decoded where nothing else needs them; `required`: likewise, and what is not
+    there ends the run; `never`: they are not looked at. Tensors of other settings or weights end the run; those of
+    another video or caption make a sample that cannot be used.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class ClipDataModule(LightningDataModule):
         fetcher: Fetcher | None = None,
         seed: int = 42,
         skip_log: str | None = None,
+        cache: str = "auto",
     ):
         super().__init__()
         self.num_frames, self.height, self.width = num_frames, height, width
@@ -79,18 +87,32 @@ class ClipDataModule(LightningDataModule):
                 f"batch_size={batch_size} must be at least 1, num_workers={num_workers} and shuffle_buffer="
                 f"{shuffle_buffer} at least 0: datamodule"
             )
+        if cache not in MODES:
+            raise ValueError(f"cache={cache!r} is not one of {', '.join(MODES)}: datamodule.cache")
         self.source = source
         self.train_source, self.val_source = (train, val) if source is None else (source.train, source.val)
         self.batch_size, self.num_workers, self.buckets = batch_size, num_workers, buckets
         self.reader, self.fetcher = get_reader(reader), fetcher or Fetcher()
         self.shuffle_buffer, self.keep_decoded = shuffle_buffer, keep_decoded
         self.seed, self.skip_log = seed, skip_log
+        self.cache, self.cache_plans = cache, dict.fromkeys(("train", "val"), NO_CACHE)
+        self._opened: dict[str, Mixture] = {}  # by `setup`, for the loader
         self.skipped: dict[tuple[str, str], Skip] = {}
         self._train_loader: ShardLoader | None = None
 
     def prepare_data(self) -> None:
         if self.source is not None:
             self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Find out what is cached. Raises ValueError where that was made with other settings than this run has."""
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if self.cache == "never" or not hasattr(model, "cacheable"):
+            return
+        sources = {"train": self.train_source, "val": self.val_source}
+        there = {split: source for split, source in sources.items() if source is not None}
+        self.cache_plans |= {split: self._plan_cache(model, source, split) for split, source in there.items()}
+        model.leave_idle(set.intersection(*(set(self.cache_plans[split].recipes) for split in there)))
 
     def train_dataloader(self) -> ShardLoader:
         self._train_loader = self._loader(self.train_source, "train", endless=True)
@@ -109,16 +131,27 @@ class ClipDataModule(LightningDataModule):
             name: (value.float() - 127.5) / 127.5 if is_bytes(name, value) else value for name, value in batch.items()
         }
 
-    def load(self, shapes: Sequence[Bucket], sample: Sample, bucket: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Decode `sample` into the shape of its bucket. Raises BadSample where it cannot be used."""
+    def load(
+        self, plan: CachePlan, shapes: Sequence[Bucket], sample: Sample, bucket: int, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Bring `sample` into the shape of its bucket, or read what is cached. Raises BadSample where it is no use."""
         shape = shapes[bucket]
-        info = self._described(sample)
-        chosen = self.frames(info, shape.num_frames, rng)
-        clip = Clip(chosen, partial(self._frames, sample, chosen, shape, rng))
-        conditions = {name: condition.load(sample, clip) for name, condition in self.conditions.items()}
-        labels = {name: torch.tensor(value) for name, value in chosen.labels.items()}
-        fixed = {"key": sample.key, "caption": sample.info["caption"], "pixel_values": clip.frames, **labels}
-        return {"fixed": fixed, "conditions": conditions}
+        clip = self.clip(sample, shape, rng)
+        labels = {name: torch.tensor(value) for name, value in clip.chosen.labels.items()}
+        fixed = {"key": sample.key, "caption": sample.info["caption"], **labels}
+        fixed |= plan.load(sample, ClipView.of(clip.chosen, shape))
+        if "pixel_values" not in plan.unread:
+            fixed["pixel_values"] = clip.frames
+        return {"fixed": fixed, "conditions": self.load_conditions(sample, clip)}
+
+    def clip(self, sample: Sample, shape: Bucket, rng: np.random.Generator) -> Clip:
+        """Return the clip of `sample`, not decoded yet. Raises BadSample where there are no frames for it."""
+        chosen = self.frames(self.described(sample), shape.num_frames, rng)
+        return Clip(chosen, partial(self._frames, sample, chosen, shape, rng), shape if self.buckets else None)
+
+    def load_conditions(self, sample: Sample, clip: Clip) -> dict[str, Any]:
+        """Return what each condition keeps of `sample`."""
+        return {name: condition.load(sample, clip) for name, condition in self.conditions.items()}
 
     def finish(self, loaded: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Return one sample of a batch, with this epoch's random choices."""
@@ -148,9 +181,30 @@ class ClipDataModule(LightningDataModule):
             f" (listed in {self.skip_log})" if self.skip_log else ""
         )
 
-    def _described(self, sample: Sample) -> dict[str, Any]:
+    def input_recipe(self, name: str) -> dict[str, Any]:
+        """Return how `name` of a batch is made of a sample: what cached tensors depend on beside sample and shape."""
+        if name == "caption":
+            return {}
+        clip = {name: describe(getattr(self, name)) for name in ("frames", "transform", "reader")}
+        return clip if name == "pixel_values" else clip | {"conditions": describe(self.conditions)}
+
+    def shape_of(self, sample: Sample) -> Bucket:
+        """Return the shape that clips of `sample` have in training. Raises BadSample where it fits none."""
+        if self.buckets is None:
+            return Bucket(self.num_frames, self.height, self.width)
+        columns = SampleColumns()
+        columns.append(sample.key, 0, 1, json.dumps(sample.info).encode())
+        table = {name: np.array(values) for name, values in columns.columns.items() if name != "key"}
+        num_frames, height, width = map(int, self.buckets.shapes(table, self.frames)[0])
+        if num_frames == 0:
+            raise BadSample("too short", "it fills no length of datamodule.buckets")
+        return Bucket(num_frames, height, width)
+
+    def described(self, sample: Sample) -> dict[str, Any]:
         """Return the sample's json with what its video says where the json says nothing."""
         info = sample.info
+        if VIDEO_HASH in info and info.get("num_frames") and info.get("fps"):
+            return info  # the video may have been left out
         if sample.video_suffix in PICTURE_EXTENSIONS:
             return {**info, "num_frames": 1, "fps": info.get("fps") or 1.0}
         if info.get("num_frames") and info.get("fps"):
@@ -165,8 +219,13 @@ class ClipDataModule(LightningDataModule):
     def _loader(self, source: Source | None, split: str, *, endless: bool) -> ShardLoader:
         if source is None:
             raise ValueError("no training data: set datamodule.train to a folder of shards (prepare.py writes one)")
-        samples = Mixture.open(source, self.fetcher, f"datamodule.{split}")
+        samples = self._opened.pop(split, None) or Mixture.open(source, self.fetcher, f"datamodule.{split}")
         shapes, bucket_of = self._buckets(samples)
+        if endless and self.buckets is None and (bucket_of >= 0).sum() < self.batch_size:
+            raise ValueError(
+                f"the data set has {(bucket_of >= 0).sum()} samples, too few for one batch of {self.batch_size}: lower "
+                "datamodule.batch_size"
+            )
         plan = StreamPlan(
             parts=samples.parts if endless else tuple(Part(part.shard_sizes) for part in samples.parts),
             bucket_of=bucket_of,
@@ -177,7 +236,7 @@ class ClipDataModule(LightningDataModule):
         maker = BatchMaker(
             samples,
             plan,
-            partial(self.load, shapes),
+            partial(self.load, self.cache_plans[split], shapes),
             self.finish,
             keep_decoded=self.keep_decoded,
             substitute=endless,
@@ -218,3 +277,12 @@ class ClipDataModule(LightningDataModule):
             usable &= ~flags
         found, bucket_of = np.unique(shapes, axis=0, return_inverse=True)
         return [Bucket(*map(int, row)) for row in found], np.where(usable, bucket_of.reshape(-1), -1)
+
+    def _plan_cache(self, model: Any, source: Source, split: str) -> CachePlan:
+        samples = self._opened[split] = Mixture.open(source, self.fetcher, f"datamodule.{split}")
+
+        def view(sample: Sample) -> ClipView:
+            shape = self.shape_of(sample)
+            return ClipView.of(self.clip(sample, shape, np.random.default_rng(0)).chosen, shape)
+
+        return plan_cache(self.cache, split, model, samples, view, self.input_recipe)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .buckets import Bucket
 from .frames import ChosenFrames
 from .images import Geometry, decode_image, fit_and_pad
 from .samples import BadSample, Sample
@@ -29,11 +30,11 @@ class Clip:
     """The clip that a condition goes with. Its frames are decoded when somebody asks for them.
 
     `chosen`: which frames of the video it is made of. `frames` (3 f h w) uint8; `geometry`: where they lie in those of
-    the video. `make` returns both.
+    the video. `make` returns both. `shape`: of its bucket, where it comes from a loader that has several.
     """
 
-    def __init__(self, chosen: ChosenFrames, make: Callable[[], tuple[Tensor, Geometry]]):
-        self.chosen, self._make = chosen, make
+    def __init__(self, chosen: ChosenFrames, make: Callable[[], tuple[Tensor, Geometry]], shape: Bucket | None = None):
+        self.chosen, self._make, self.shape = chosen, make, shape
 
     @property
     def frames(self) -> Tensor:
@@ -83,6 +84,7 @@ def request_batch(conditions: Mapping[str, Condition], requests: Sequence[Sample
 class ReferenceImages(Condition):
     """`reference_pixel_values` (3 k h w) in [-1, 1]: a picture of each of the clip's first `max_references` identities.
 
+    They have the size of the clip, which is `height` x `width` where there is one for all.
     Clips with fewer than `min_references` are skipped; those in between share a run, and a batch holds equal counts.
     Whatever has a picture is an identity here: a garment or a place is one more reference. Of several pictures of an
     identity one is drawn in each epoch. A mask of the picture (member `face.N.mask.png`) blackens its background with
@@ -126,12 +128,13 @@ class ReferenceImages(Condition):
         """Return, for each identity, its pictures, each plain and (or None) with a black background."""
         identities = [identity["face"] for identity in sample.identities]
         if not identities and self._may_use_first_frame:
-            return [[(self._fit(clip.frames[:, 0].permute(1, 2, 0).numpy()), None)]]
+            return [[(fit_and_pad(clip.frames[:, 0].permute(1, 2, 0).numpy(), *self._size(clip)), None)]]
         if len(identities) < self.min_references:
             raise BadSample(
                 "too few references", f"{len(identities)} identities with a picture, {self.min_references} wanted"
             )
-        return [[self._picture(sample, suffix) for suffix in faces] for faces in identities[: self.max_references]]
+        used = identities[: self.max_references]
+        return [[self._picture(sample, suffix, self._size(clip)) for suffix in faces] for faces in used]
 
     @property
     def _may_use_first_frame(self) -> bool:
@@ -149,19 +152,21 @@ class ReferenceImages(Condition):
             raise ValueError(f"{len(request.references)} reference images were given for a clip: give at most 3")
         if not request.references:  # text to video
             return {"reference_pixel_values": torch.zeros(3, 0, self.height, self.width)}
-        return {"reference_pixel_values": torch.stack([self._fit(image) for image in request.references], dim=1)}
+        fitted = [fit_and_pad(image, self.height, self.width) for image in request.references]
+        return {"reference_pixel_values": torch.stack(fitted, dim=1)}
 
-    def _picture(self, sample: Sample, suffix: str) -> tuple[Tensor, Tensor | None]:
+    def _size(self, clip: Clip) -> tuple[int, int]:
+        return (self.height, self.width) if clip.shape is None else (clip.shape.height, clip.shape.width)
+
+    @staticmethod
+    def _picture(sample: Sample, suffix: str, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         image = decode_image(sample.member(suffix), suffix)
         mask_suffix = f"{suffix.rpartition('.')[0]}.mask.png"
         if mask_suffix not in sample.members:
-            return self._fit(image), None
+            return fit_and_pad(image, *size), None
         mask = decode_image(sample.members[mask_suffix], mask_suffix, mode="L")
         if mask.shape != image.shape[:2]:
             raise BadSample(
                 "mask of another size", f"{mask_suffix} is {mask.shape[::-1]}, {suffix} is {image.shape[1::-1]}"
             )
-        return self._fit(image), self._fit(image * (mask > 0)[..., None])
-
-    def _fit(self, image: np.ndarray) -> Tensor:
-        return fit_and_pad(image, self.height, self.width)
+        return fit_and_pad(image, *size), fit_and_pad(image * (mask > 0)[..., None], *size)

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conditions import Condition, SampleRequest
-from .interim import Clip
+from .conditions import Clip, Condition, SampleRequest
 from .masks import MASKS, decode_masks
 from .samples import BadSample, Sample
 
@@ -35,8 +34,7 @@ class FaceMask(Condition):
             if self.without_mask == "skip":
                 raise BadSample("no masks", f"there is no member {MASKS}")
             return torch.zeros(1, *clip.frames.shape[1:], dtype=torch.uint8)
-        info = sample.info
-        shape = (int(info["num_frames"]), int(info["height"]), int(info["width"]))
+        shape = (int(sample.info["num_frames"]), *clip.geometry.source)
         masks = decode_masks(sample.members[MASKS], self.kind, clip.chosen.indices, shape)
         return clip.geometry.masks(masks == person_of(clip) + 1)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .interim import ChosenFrames
+from .frames import ChosenFrames
 from .samples import BadSample
 
 
@@ -150,7 +150,7 @@ class ConsistI2VFrames:
     def range(self) -> tuple[int, int]:
         """The lowest and the highest stride."""
         if self.stride is None or isinstance(self.stride, int):
-            return self.stride or 1, self.stride or 1
+            return (1, 1) if self.stride is None else (self.stride, self.stride)
         low, high = self.stride
         return int(low), int(high)
 

@@ -57,7 +57,8 @@ class ConcatIDFrames:
                 end = math.ceil(start + num_frames / self.fps * fps) - (start if self.subtract_skip else 0)
             stride = max((end - start) // num_frames, 1)
             last = min(end, available - start) - 1
-            indices = [min(index, last) for index in range(start, end, stride)]
+            # For a single frame the published rule finds none.
+            indices = [min(index, last) for index in range(start, end, stride)] or [min(start, available - 1)]
         else:
             usable = available - 2 * start
             if usable < 1:
@@ -90,7 +91,10 @@ class StridedFrames:
     def __call__(self, info: Mapping[str, Any], num_frames: int, rng: np.random.Generator) -> ChosenFrames:
         available = int(info["num_frames"])
         slack = max(0, available - ((num_frames - 1) * self.stride + 1))
-        start = {"first": 0, "centre": slack // 2, "random": int(rng.integers(slack + 1))}[self.start]
+        # Drawn only where it is needed: what draws nothing always gives the same clip, which can be cached.
+        start = (
+            int(rng.integers(slack + 1)) if self.start == "random" else {"first": 0, "centre": slack // 2}[self.start]
+        )
         return ChosenFrames([min(start + i * self.stride, available - 1) for i in range(num_frames)])
 
     def fits(self, available: np.ndarray, fps: np.ndarray, num_frames: int) -> np.ndarray:

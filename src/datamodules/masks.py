@@ -18,7 +18,7 @@ MASKS = "mask.npz"
 def encode_masks(masks: Mapping[str, Iterable[np.ndarray]], shape: tuple[int, int, int]) -> bytes:
     """Return a compressed npz file of `masks`: by kind, the frames (h w uint8), as many and as large as `shape`."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for kind, frames in masks.items():
             # A fixed time: equal masks give equal bytes.
             entry = zipfile.ZipInfo(f"{kind}.npy", date_time=(1980, 1, 1, 0, 0, 0))

@@ -15,6 +15,7 @@ from .remote import is_remote, join, read_small
 from .samples import has_picture
 
 INDEX = "index.json"
+UNFINISHED = ".unfinished"  # where prepare.py writes before it moves everything in place
 # What `index.json` may name: files beside it. An index is other people's data too.
 SHARD_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 
@@ -53,12 +54,12 @@ def list_shards(source: str | Path | Sequence[str | Path]) -> list[Shard]:
     if is_remote(place):
         return _list_remote(place)
     path = Path(source)
+    if (path / INDEX).is_file():
+        return _read_index(path / INDEX)
+    if (path / UNFINISHED).is_dir():
+        raise ValueError(f"{path} is not finished: give the command of prepare.py that began it again, it goes on")
     if path.is_dir():
-        return (
-            _read_index(path / INDEX)
-            if (path / INDEX).is_file()
-            else _count_shards(sorted(map(str, path.glob("*.tar"))), source)
-        )
+        return _count_shards(sorted(map(str, path.glob("*.tar"))), source)
     if path.name == INDEX and path.is_file():
         return _read_index(path)
     urls = [match for pattern in _expand(place) for match in sorted(glob.glob(pattern))]

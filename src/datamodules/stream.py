@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from ..config import is_raised_here
 from .plan import EpochPlan, StreamPlan
 from .samples import BadSample, Sample, Skip
 
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 Load = Callable[[Sample, int, np.random.Generator], Any]
 Finish = Callable[[Any, np.random.Generator], dict[str, Any]]
-Item = tuple[dict[str, Any] | None, list[Skip]]  # what a worker sends: a batch, if any is left, and what was skipped
+# What a worker sends: a batch, if any is left, what was skipped, and what ends the run, as it was raised.
+Item = tuple[dict[str, Any] | None, list[Skip], ValueError | None]
 
 MAX_SUBSTITUTES = 100  # samples that are tried in place of a batch of which none could be used
 
@@ -72,11 +74,19 @@ class BatchMaker(Dataset):
     def __getitem__(self, ticket: Ticket) -> Item:
         made: list[dict[str, Any]] = []
         skips: list[Skip] = []
+        try:
+            self._make(ticket, made, skips)
+        except ValueError as error:
+            if not is_raised_here(error):
+                raise
+            return None, skips, error  # a worker's exception would arrive as another one, with its traceback as text
+        return default_collate(made) if made else None, skips, None
+
+    def _make(self, ticket: Ticket, made: list[dict[str, Any]], skips: list[Skip]) -> None:
         for number, turn in zip(ticket.numbers, ticket.passes, strict=True):
             self._try(number, turn, made, skips)
         if self.substitute and not made:
             self._replace(ticket, made, skips)
-        return default_collate(made) if made else None, skips
 
     def _try(self, number: int, turn: int, made: list[dict[str, Any]], skips: list[Skip]) -> None:
         try:
@@ -197,10 +207,12 @@ class ShardLoader:
     def _next(self) -> dict[str, Any] | None:
         assert self._items is not None
         start = time.perf_counter()
-        batch, skips = next(self._items)
+        batch, skips, error = next(self._items)
         self.wait_s += time.perf_counter() - start
         for skip in skips:
             self.on_skip(skip)
+        if error is not None:
+            raise error
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .conditions import Condition, SampleRequest
+from .conditions import Clip, Condition, SampleRequest
 from .faces import rows_by_frame
-from .interim import Clip
 from .samples import BadSample, Sample
 
 # TrackDiffusion's list of colours, (r, g, b).
@@ -26,7 +25,7 @@ COLOURS = np.array(
         [142, 108, 45],
     ]
 )  # fmt: skip
-LINE_WIDTH = 4
+LINE_WIDTH = 4  # pixels of the clip; TrackDiffusion
 MIN_SIDE = 0.01  # pixels of the clip; thinner boxes are no boxes
 EMPTY = -1
 
@@ -61,6 +60,7 @@ class Tracklets(Condition):
         order: str = "by_id",
         draw: bool = False,
         clean_first: bool = True,
+        line_width: int = LINE_WIDTH,
         compat: str = "corrected",
         keep_crowds: bool = True,
         keep_occluded: bool = True,
@@ -72,7 +72,7 @@ class Tracklets(Condition):
         if compat not in ("corrected", "original"):
             raise ValueError(f"compat={compat!r} is not one of corrected, original: datamodule.conditions")
         self.num_slots, self.order, self.compat = num_slots, order, compat
-        self.draw, self.clean_first = draw, clean_first
+        self.draw, self.clean_first, self.line_width = draw, clean_first, line_width
         self.keep_crowds, self.keep_occluded = keep_crowds, keep_occluded
 
     def load(self, sample: Sample, clip: Clip) -> Slots:
@@ -99,7 +99,7 @@ class Tracklets(Condition):
         }
         if loaded.frames is not None:
             shown = np.ones_like(loaded.present) if self.compat == "original" else loaded.present
-            drawn = draw_boxes(loaded.frames, loaded.boxes, shown, colours)
+            drawn = draw_boxes(loaded.frames, loaded.boxes, shown, colours, self.line_width)
             if self.clean_first:
                 drawn[:, 0] = loaded.frames[:, 0]
             tensors["drawn_pixel_values"] = drawn
@@ -131,9 +131,11 @@ class Tracklets(Condition):
         return Slots(boxes, present, ids, clip.frames if self.draw else None)
 
 
-def draw_boxes(frames: Tensor, boxes: np.ndarray, present: np.ndarray, colours: np.ndarray) -> Tensor:
-    """Return `frames` (3 f h w uint8) with the outlines of `boxes` (f k 4) where `present` (f k), LINE_WIDTH wide, in
-    `colours` (k 3) from 0 to 255.
+def draw_boxes(
+    frames: Tensor, boxes: np.ndarray, present: np.ndarray, colours: np.ndarray, line_width: int = LINE_WIDTH
+) -> Tensor:
+    """Return `frames` (3 f h w uint8) with the outlines of `boxes` (f k 4) where `present` (f k), inside of the boxes
+    and `line_width` pixels wide, in `colours` (k 3) from 0 to 255.
     """
     from PIL import Image, ImageDraw
 
@@ -145,7 +147,7 @@ def draw_boxes(frames: Tensor, boxes: np.ndarray, present: np.ndarray, colours: 
         for slot in np.flatnonzero(present[index]):
             # PIL cuts fractions off: 4 / 48 x 48 must not become 3.9999.
             corners = (boxes[index, slot] * (width, height, width, height)).round(3)
-            pen.rectangle(corners.tolist(), outline=tuple(map(int, colours[slot])), width=LINE_WIDTH)
+            pen.rectangle(corners.tolist(), outline=tuple(map(int, colours[slot])), width=line_width)
         drawn[:, index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return drawn
 

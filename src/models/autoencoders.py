@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .frozen import FrozenPart
 from .loading import load_frozen
 
 
-class VideoAutoencoder(nn.Module, ABC):
+class VideoAutoencoder(FrozenPart, ABC):
     """Frozen map between clips (b 3 f h w) in [-1, 1] and latents (b c f h w) scaled to about unit variance."""
 
     latent_channels: int
@@ -23,7 +24,11 @@ class VideoAutoencoder(nn.Module, ABC):
 
     def encode(self, pixel_values: Tensor, noise: Tensor) -> Tensor:
         """Return latents, a sample of the posterior made with standard normal `noise` of the latents' shape."""
-        mean, std = self.posterior(pixel_values)
+        return self.sample_posterior(*self.posterior(pixel_values), noise)
+
+    @staticmethod
+    def sample_posterior(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+        """Return a sample of a posterior. All (b c f h w)."""
         return mean + std * noise.to(mean.dtype)
 
     @abstractmethod
@@ -46,6 +51,10 @@ class VideoAutoencoder(nn.Module, ABC):
                 )
         frames = (num_frames - 1) // self.temporal_stride + 1
         return self.latent_channels, frames, height // self.spatial_stride, width // self.spatial_stride
+
+    def clip_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width of the clip that latents (b c f h w) of this size stand for."""
+        return (num_frames - 1) * self.temporal_stride + 1, height * self.spatial_stride, width * self.spatial_stride
 
 
 class CogVideoXAutoencoder(VideoAutoencoder):

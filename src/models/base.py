@@ -5,9 +5,9 @@ Knows no method by name.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .autoencoders import VideoAutoencoder
 from .draws import Draws, mix
+from .frozen import Cacheable, cache_recipe, posterior_tensors, prompt_tensors, unused_parts
 from .loading import fingerprint
 from .lora import LoRA
 from .text_encoders import TextEncoder
@@ -49,7 +50,12 @@ class VideoDiffusion(LightningModule, ABC):
 
     `lora`: adapters on the denoiser, which is then frozen. `trained`: patterns (`*`, and `!` for all but) of the
     denoiser's parameters that are trained, by the names that a checkpoint has; None: all, or with `lora` the adapters.
+
+    What `cacheable` names may be in a batch already, made by `prepare.py` or remembered; it is then not computed, and
+    the clip is not decoded for it. A method whose `condition` reads `pixel_values` itself says so in `reads`.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class VideoDiffusion(LightningModule, ABC):
         self.lora = lora
         self._choose_trained(trained)
         self.num_skipped_steps = 0
+        self._idle_parts: dict[str, nn.Module] = {}
         # A checkpoint holds trained tensors only; `on_load_checkpoint` says which ones are missing.
         self.strict_loading = False
 
@@ -96,6 +103,32 @@ class VideoDiffusion(LightningModule, ABC):
     def sample(self, conditioning: Any, noise: Tensor, draws: Draws, **sampling: Any) -> Tensor:
         """Return clean latents (b c f h w) from standard normal `noise`. `sampling`: that section of the config."""
 
+    @classmethod
+    def cacheable(cls) -> dict[str, Cacheable]:
+        """Return what frozen parts make of a clip, by name. A method adds what it has more, and uses it if it is there.
+
+        The batch that is cached has the tensors in place of the inputs that nobody needs any more.
+        """
+        return {
+            "latents": Cacheable(("autoencoder",), ("pixel_values",), posterior_tensors),
+            "prompt_embeds": Cacheable(("text_encoder",), ("caption",), prompt_tensors),
+        }
+
+    def cache_recipes(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what those of `cacheable` depend on beside their inputs. Reads every weight of their parts."""
+        chosen, parts = self.cacheable(), dict(self.named_children()) | self._idle_parts
+        return {name: cache_recipe(chosen[name], parts, self.trainer.precision) for name in names}
+
+    def leave_idle(self, cached: Iterable[str]) -> None:
+        """Keep parts that have nothing to do where `cached` are read off the device; the autoencoder still decodes."""
+        for name in unused_parts(self.cacheable(), cached) - {"autoencoder"}:
+            # Outside of the tree of modules neither Lightning nor DDP moves it. It still answers, on the CPU.
+            if name in self._modules:
+                part = getattr(self, name)
+                del self._modules[name]
+                self._idle_parts[name] = self.__dict__[name] = part
+                log.info("%s stays on the CPU: what it computes is cached", name)
+
     def step_losses(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss (b,) of every clip of `batch` for one random noise level each."""
         latents = self.encode(batch, draws)
@@ -109,10 +142,30 @@ class VideoDiffusion(LightningModule, ABC):
     @torch.no_grad()
     def encode(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the latents (b c f h w) of the clips of `batch`, a sample of the autoencoder's posterior."""
+        # float32 from here on, whatever the autoencoder computes in: noise is added and losses are taken in it.
+        if "latents" in batch:
+            mean = batch["latents"]
+            if "latents_std" not in batch:
+                return mean.float()
+            noise = draws.normal("posterior", mean.shape[1:])
+            return self.autoencoder.sample_posterior(mean, batch["latents_std"], noise).float()
         pixel_values = batch["pixel_values"]
         shape = self.autoencoder.latent_shape(*pixel_values.shape[2:])
-        # float32 from here on, whatever the autoencoder computes in: noise is added and losses are taken in it.
         return self.autoencoder.encode(pixel_values, draws.normal("posterior", shape)).float()
+
+    def encode_prompts(self, batch: Batch) -> Tensor:
+        """Return `prompt_embeds` (b n d) of the captions of `batch`."""
+        if "prompt_embeds" in batch:
+            return batch["prompt_embeds"]
+        prompt_embeds = self.text_encoder(batch["caption"])
+        return prompt_embeds.to(self.device) if "text_encoder" in self._idle_parts else prompt_embeds
+
+    def clip_shape(self, batch: Batch) -> tuple[int, int, int]:
+        """Return frames, height and width of the clips of `batch`."""
+        if "pixel_values" in batch:
+            num_frames, height, width = batch["pixel_values"].shape[2:]
+            return num_frames, height, width
+        return self.autoencoder.clip_shape(*batch["latents"].shape[2:])
 
     @torch.no_grad()
     def generate(
@@ -235,7 +288,7 @@ class VideoDiffusion(LightningModule, ABC):
         return 1 if self._trainer is None else self.trainer.world_size
 
     def _draws(self, purpose: int, batch: Batch, epoch: int, batch_idx: int) -> Draws:
-        num_samples = len(batch["pixel_values"])
+        num_samples = num_clips(batch)
         key = (self.seed, purpose, epoch, batch_idx, self.global_rank)
         return Draws.of_step(*key, num_samples=num_samples, device=self.device)
 
@@ -244,6 +297,11 @@ class VideoDiffusion(LightningModule, ABC):
         if self.world_size > 1:
             finite = torch.as_tensor(self.all_gather(finite)).all()
         return bool(finite)
+
+
+def num_clips(batch: Batch) -> int:
+    """Return how many clips `batch` has, in pixels or as latents."""
+    return len(batch["latents"] if "latents" in batch else batch["pixel_values"])
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter]) -> list[dict[str, Any]]:

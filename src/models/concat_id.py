@@ -84,8 +84,8 @@ class ConcatID(VideoDiffusion):
 
     @torch.no_grad()
     def condition(self, batch: Batch, draws: Draws, *, augment: bool) -> ConcatIDConditioning:
-        """`batch`: `caption` (b strings), `reference_pixel_values` (b c k h w) in [-1, 1]."""
-        prompt_embeds = self.text_encoder(batch["caption"])
+        """`batch`: `caption` (b strings) or `prompt_embeds`; `reference_pixel_values` (b c k h w) in [-1, 1]."""
+        prompt_embeds = self.encode_prompts(batch)
         images = batch["reference_pixel_values"]
         if augment:
             images = self._add_pixel_noise(images, draws)

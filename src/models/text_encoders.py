@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .frozen import FrozenPart
 from .loading import load_frozen
 
 
-class TextEncoder(nn.Module, ABC):
+class TextEncoder(FrozenPart, ABC):
     """Frozen map from captions to embeddings of a fixed number of tokens."""
 
     embed_dim: int

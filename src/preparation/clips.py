@@ -1,6 +1,5 @@
 """From a listed clip to a sample: probe the video, or make it from pictures, and read what else the source names."""
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..datamodules.images import decode_image
+from ..datamodules.images import decode_image, is_picture
 from ..datamodules.samples import VIDEO_EXTENSIONS, BadSample, Sample
 from ..datamodules.video import VideoReader, get_reader
 from ..media import encode_mp4, encode_png
 from .sources import PICTURES, FrameFiles, Picture, SourceClip, read_file
 
 Members = dict[str, bytes]
-AS_THEY_ARE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # pictures that keep their bytes, with their member
+AS_THEY_ARE = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG", "webp": b"RIFF"}  # pictures that keep their bytes
 
 
 def clip_sample(clip: SourceClip, key: str, reader: str) -> Sample:
@@ -73,23 +72,12 @@ def _equal_pictures(paths: list[Path]) -> Iterator[np.ndarray]:
 
 
 def _from_picture(path: Path) -> tuple[Members, dict[str, Any]]:
-    """Return a picture as a clip of one frame: its own bytes, or a PNG where readers might see it differently."""
-    from PIL import Image
-
+    """Return a picture as a clip of one frame: its own bytes, or a PNG where readers know no such format."""
     data = read_file(path)
     picture = decode_image(data, str(path))
-    with Image.open(io.BytesIO(data)) as image:
-        is_plain = image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1  # 0x0112: how the camera was turned
-        suffix = AS_THEY_ARE.get(image.format or "") if is_plain else None
-        if not is_plain:
-            picture = _upright(image)
-    return {suffix or "png": data if suffix else encode_png(picture)}, _shape(1.0, 1, *picture.shape[:2])
-
-
-def _upright(image: Any) -> np.ndarray:
-    from PIL import ImageOps
-
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    known = [suffix for suffix, start in AS_THEY_ARE.items() if data.startswith(start)]
+    video = {known[0]: data} if known and is_picture(data) else {"png": encode_png(picture)}
+    return video, _shape(1.0, 1, *picture.shape[:2])
 
 
 def _shape(fps: float, num_frames: int, height: int, width: int) -> dict[str, Any]:

@@ -218,6 +218,7 @@ def test_clips_of_several_sizes_lengths_and_references_share_a_run_and_a_batch_h
     for batch in data.train_dataloader():
         frames, height, width = batch["pixel_values"].shape[2:]
         references = batch["reference_pixel_values"].shape[2]
+        assert batch["reference_pixel_values"].shape[3:] == (height, width)
         bucket = Bucket(frames, height, width, references)
         assert len(batch["key"]) <= BUCKETS.batch_size(bucket)
         assert len(batch["key"]) * BUCKETS.tokens(bucket) <= 100

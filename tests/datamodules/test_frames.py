@@ -21,6 +21,11 @@ def test_concat_id_takes_a_picture_as_a_clip_of_one_frame():
     assert chosen(ConcatIDFrames(), 1, 1.0, 1) == [0]
 
 
+def test_concat_id_finds_a_single_frame_where_the_published_rule_finds_none():
+    assert chosen(ConcatIDFrames(), 8, 8.0, 1) == [3]
+    assert chosen(ConcatIDFrames(), 2, 8.0, 1) == [1]
+
+
 def test_concat_id_on_wan_spreads_the_clip_over_the_skipped_frames_too():
     """At 42 fps, 5 frames at 14 fps end at 18: the span from frame 3 has 15 frames, or 12 with the skip subtracted."""
     assert chosen(ConcatIDFrames(14), 300, 42.0, 5) == [3, 5, 7, 9, 11]

@@ -217,6 +217,15 @@ def test_an_index_may_name_only_files_beside_it(tmp_path, name):
         list_shards(tmp_path)
 
 
+def test_a_folder_that_prepare_has_begun_is_not_taken_for_a_data_set(tmp_path):
+    write_shards(tmp_path, numbered(3))
+    (tmp_path / ".unfinished").mkdir()
+    assert len(list_shards(tmp_path)) == 1  # the set that was there before
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(ValueError, match="is not finished"):
+        list_shards(tmp_path)
+
+
 def test_missing_shards_and_empty_folders_are_errors(tmp_path):
     with pytest.raises(ValueError, match="no shards at"):
         list_shards(tmp_path)

@@ -181,10 +181,11 @@ def test_validation_leaves_bad_samples_out_and_goes_on_after_a_batch_of_them(sam
     assert Counter(sum(seen, [])) == Counter(set(range(23)) - broken)
 
 
-def test_data_set_without_a_usable_sample_ends_in_one_error(samples, broken):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_data_set_without_a_usable_sample_ends_in_one_error(samples, broken, num_workers):
     broken.update(range(23))
-    with pytest.raises(ValueError, match=r"no sample of the data set can be used: broken \(\d+ times\); first k\d\d"):
-        take(loader_of(samples), 1)
+    with pytest.raises(ValueError, match=r"^no sample of the data set can be used: broken \(\d+ times\); first k\d\d"):
+        take(loader_of(samples, num_workers=num_workers), 1)
 
 
 def test_a_sample_of_another_shape_than_its_batch_is_skipped(samples):

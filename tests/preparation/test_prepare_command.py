@@ -8,7 +8,7 @@ from likeness.datamodules.shards import list_shards
 from likeness.toy.world import ToyWorld, draw_group
 
 from ..commands import call
-from ..conftest import read_shard, write_shards
+from ..conftest import drawn_video, read_shard, write_mp4, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,29 @@ def test_wrong_commands_end_in_one_message(clips, tmp_path, capfd, arguments, me
     assert message in outcome.error
     assert "Traceback" not in outcome.error
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_damaged_clips_are_all_listed_and_the_report_shows_what_is_there(tmp_path, capfd):
+    videos = tmp_path / "videos"
+    for number in range(20):
+        write_mp4(videos / f"clip{number:02d}.mp4", drawn_video(12 + number % 5, seed=number))
+        (videos / f"clip{number:02d}.txt").write_text(f"<script>alert({number})</script>")
+    whole = (videos / "clip03.mp4").read_bytes()
+    damage = {3: whole[: len(whole) // 2], 8: b"", 11: b"garbage" * 50}
+    for number, data in damage.items():
+        (videos / f"clip{number:02d}.mp4").write_bytes(data)
+    (videos / "clip15.txt").unlink()
+    command = ["source=video_folder", f"source.folder={videos}", f"output={tmp_path / 'out'}", "num_workers=0"]
+    outcome = call(capfd, "prepare", *command, "stages=filter", "stages.filter.frames=[13,null]")
+    assert outcome.code == 0, outcome.error
+    lines = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    damaged = sorted(line["video"][-6:-4] for line in lines if line["reason"] != "too short")
+    assert damaged == ["03", "08", "11", "15"]
+    assert [line["video"][-6:-4] for line in lines if line["reason"] == "too short"] == ["00", "05", "10"]
+    assert "kept 13 of 20 clips" in outcome.log
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(" in page
+    assert "<b>13</b>clips kept" in page and "<b>7</b>dropped" in page
+    assert page.count("<figure>") == 13 and page.count("data:image/jpeg;base64,") == 52
+    assert "frames 12, at least 13 is asked for: stages.filter.frames" in page
+    assert "src='http" not in page and "href=" not in page

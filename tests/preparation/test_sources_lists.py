@@ -102,6 +102,8 @@ def pexels(tmp_path) -> Pexels:
         {"id": 2, "file": "tall.mp4", "fps": 8, "height": 1000, "width": 1600},
         {"id": 3, "file": "wide.mp4", "fps": 8, "height": float("nan"), "width": 1024},
         {"id": 4, "file": "wide.mp4", "fps": 8, "height": 576, "width": 0},
+        {"id": 4, "file": "wide.mp4", "fps": 8, "height": 576, "width": 10**400},
+        {"id": 4, "file": None, "fps": 8, "height": 576, "width": 1024},
         {"id": 5, "file": "wide.mp4", "fps": 8, "height": 576, "width": 1024},
     )
     captions = write_lines(tmp_path / "captions.jsonl", {"id": 1, "text": "wide"}, {"id": 2, "text": "tall"})
@@ -111,7 +113,7 @@ def pexels(tmp_path) -> Pexels:
 def test_pexels_keeps_wide_clips_that_have_a_caption(tmp_path):
     samples, dropped = written(pexels(tmp_path), tmp_path / "shards")
     assert [sample.info["caption"] for sample in samples] == ["wide"]
-    assert reasons(dropped) == ["too tall", "bad entry", "bad entry", "no caption"]
+    assert reasons(dropped) == ["too tall", *["bad entry"] * 4, "no caption"]
 
 
 def test_joint_is_one_source_after_the_other(tmp_path):
@@ -182,6 +184,7 @@ def test_pictures_with_captions_are_clips_of_one_frame(tmp_path):
     turned.save(tmp_path / "pictures" / "b.png", exif=exif)
     samples, dropped = written(ImageFolder(folder=str(tmp_path / "pictures")), tmp_path / "shards")
     assert [sorted(sample.members) for sample in samples] == [["jpg"], ["png"], ["png"]]
+    assert samples[1].members["png"] == (tmp_path / "pictures" / "b.png").read_bytes()
     assert samples[0].members["jpg"] == (tmp_path / "pictures" / "a.jpg").read_bytes()
     sizes = [(sample.info["num_frames"], sample.info["height"], sample.info["width"]) for sample in samples]
     assert sizes == [(1, 40, 30), (1, 30, 40), (1, 40, 30)]

@@ -69,9 +69,9 @@ class ReferencePreprocessor:
     """Cuts the largest face of a picture out, upright and `size` pixels wide, and blacks its background.
 
     The five keypoints are brought to `template` by a similarity transform: the name of one in `alignment.TEMPLATES`, or
-    5 points as fractions of the side. Pixels that `parser` gives one of `background_labels` become black, but only where the other
-    ones cover at least `min_foreground` of the crop. Without a parser, the background stays. Raises ValueError for
-    settings that are out of range.
+    5 points as fractions of the side; null for ArcFace's. Pixels that `parser` gives one of `background_labels` become
+    black, but only where the other ones cover at least `min_foreground` of the crop. Without a parser, the background
+    stays. Raises ValueError for settings that are out of range.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ class ListedBoxes:
     """The annotations of one video, as the file has them, with the place of each picture in the video."""
 
     annotations: tuple[dict[str, Any], ...]
-    frame_of_image: dict[Any, int]
-    labels: dict[Any, str]
+    frame_of_image: dict[str, int]
+    labels: dict[str, str]
     place: str
 
     def files(self) -> tuple[Path, ...]:
@@ -38,10 +38,11 @@ class ListedBoxes:
 
     def _box(self, entry: dict[str, Any]) -> TrackBox:
         x, y, width, height = (number_of(value) for value in entry["bbox"])
+        category = str(entry.get("category_id", ""))
         return TrackBox(
-            self.frame_of_image[entry["image_id"]],
+            self.frame_of_image[str(entry["image_id"])],
             str(entry["instance_id"]),
-            self.labels.get(entry.get("category_id"), str(entry.get("category_id", ""))),
+            self.labels.get(category, category),
             xywh_to_xyxy(x, y, width, height),
             is_crowd=bool(entry.get("iscrowd")),
             is_occluded=bool(entry.get("occluded")),
@@ -66,17 +67,17 @@ class CocoVid:
         if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
             raise ValueError(f"{self.file} must hold an object with the lists {', '.join(parts)}")
         images, annotations = (_by_video(content[part]) for part in ("images", "annotations"))
-        labels = {one.get("id"): str(one.get("name")) for one in content["categories"] if isinstance(one, dict)}
+        labels = {str(one.get("id")): str(one.get("name")) for one in content["categories"] if isinstance(one, dict)}
         for number, video in enumerate(content["videos"]):
             place = f"{self.file}, video {number}"
             try:
-                identifier = video["id"]
+                identifier = str(video["id"])
                 yield self._clip(video, images[identifier], annotations[identifier], labels, place)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 yield bad_entry(self.file, place, f"{error or error!r}")
 
     def _clip(
-        self, video: dict[str, Any], images: Entries, annotations: Entries, labels: dict[Any, str], place: str
+        self, video: dict[str, Any], images: Entries, annotations: Entries, labels: dict[str, str], place: str
     ) -> SourceClip:
         if not images:
             raise ValueError("it has no images")
@@ -85,7 +86,7 @@ class CocoVid:
         for name in names:
             inside(self.folder, name)
         place = f"{place} ({video.get('name', video['id'])})"
-        frames = {image["id"]: number for number, image in enumerate(images)}
+        frames = {str(image["id"]): number for number, image in enumerate(images)}
         return SourceClip(
             (self.folder / names[0]).parent,
             "",
@@ -95,9 +96,9 @@ class CocoVid:
         )
 
 
-def _by_video(entries: list[Any]) -> dict[Any, Entries]:
-    found: dict[Any, Entries] = defaultdict(list)
+def _by_video(entries: list[Any]) -> dict[str, Entries]:
+    found: dict[str, Entries] = defaultdict(list)
     for entry in entries:
         if isinstance(entry, dict):
-            found[entry.get("video_id")].append(entry)
+            found[str(entry.get("video_id"))].append(entry)
     return found

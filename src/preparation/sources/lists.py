@@ -73,9 +73,12 @@ def number_of(value: Any) -> float:
     """Return a finite number, also from a text. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{str(value)[:40]} is not a finite number")
     return number
 
 

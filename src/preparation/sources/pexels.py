@@ -29,7 +29,7 @@ class Pexels:
         for place, entry in read_json_lines(self.file):
             try:
                 yield self._clip(entry, captions, place)
-            except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
                 yield bad_entry(
                     self.file, place, f"expected an object with id, file, height and width ({error or error!r})"
                 )

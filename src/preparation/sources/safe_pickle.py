@@ -41,7 +41,15 @@ def load_plain(path: Path) -> Any:
         problem = _problem(data)
         if problem is None:
             return PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except (ValueError, pickle.UnpicklingError, EOFError, IndexError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        ValueError,
+        pickle.UnpicklingError,
+        EOFError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise ValueError(f"{path} is not a pickle of a plain list: {error}") from error
     raise ValueError(f"{path} is refused, nothing of it was run: {problem}; write the paths one a line instead")
 

@@ -4,8 +4,9 @@ Source: Concat-ID project page, arXiv 2503.14151: pre-training, cross-video and 
 """
 
 import hashlib
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +16,10 @@ from ...datamodules.images import decode_image
 from ...datamodules.samples import BadSample, Sample
 from ...models.identity.analyzer import FaceAnalyzer
 from ..sources.shards import StoredSample
-from . import Entry, Rejected, SetStage
+from . import PlannedEntry, Rejected, SetStage
+from .embed_faces import MEMBER, Embeddings, embed, read_embeddings, with_embeddings
 
+PICTURE = re.compile(r"face\.\d+\.png")
 KINDS = ("same", "cross", "trade_off")
 BLOCK_BYTES = 2**28  # of similarities that are held at once
 
@@ -71,10 +74,7 @@ class Pairs(SetStage):
 
     def inspect(self, stored: StoredSample) -> list[Pictures]:
         """Return the pictures of each identity; those in which no face is found are left out."""
-        pictures = (
-            suffix for suffix in stored.spans if suffix.startswith("face.") and not suffix.endswith(".mask.png")
-        )
-        sample = stored.read() if self.kind == "same" else stored.read(*pictures)
+        sample = stored.read() if self.kind == "same" else self._with_pictures(stored)
         identities = sample.info.get("identities") or []
         if not identities or not all(identity.get("face") for identity in identities):
             raise BadSample("no picture", f"{stored.key} has an identity without a picture: run stages=faces first")
@@ -88,7 +88,7 @@ class Pairs(SetStage):
             return [Pictures(tuple(identity["face"]), np.zeros((0, 0))) for identity in identities]
         return [self._embed(sample, identity["face"]) for identity in identities]
 
-    def plan(self, stored: Sequence[StoredSample], known: Sequence[list[Pictures]]) -> list[Entry]:
+    def plan(self, stored: Sequence[StoredSample], known: Sequence[list[Pictures]]) -> list[PlannedEntry]:
         if self.kind == "same":
             own = [
                 [[Reference(clip, suffix) for suffix in pictures.suffixes] for pictures in identities]
@@ -98,22 +98,29 @@ class Pairs(SetStage):
         chosen = self._choose(dict(zip([clip.key for clip in stored], zip(stored, known, strict=True), strict=True)))
         return [self._pair(clip, len(identities), chosen) for clip, identities in zip(stored, known, strict=True)]
 
+    def _with_pictures(self, stored: StoredSample) -> Sample:
+        """Return the sample with its embeddings, if it has those of our analyzer, or else with its pictures."""
+        assert self.analyzer is not None
+        if MEMBER in stored.spans:
+            sample = stored.read(MEMBER)
+            if read_embeddings(sample).analyzer == self.analyzer.name:
+                return sample
+        return stored.read(*(suffix for suffix in stored.spans if PICTURE.fullmatch(suffix)))
+
     def _embed(self, sample: Sample, suffixes: Sequence[str]) -> Pictures:
+        assert self.analyzer is not None
+        known = read_embeddings(sample).vectors if MEMBER in sample.members else None
         found = {}
         for suffix in suffixes:
-            image = decode_image(sample.member(suffix), suffix)
-            faces = self._find(image)
-            if faces:
-                found[suffix] = faces[0].embedding
+            if known is not None:
+                vector = known.get(suffix)
+            else:
+                vector = embed(self.analyzer, decode_image(sample.member(suffix), suffix))
+            if vector is not None:
+                found[suffix] = vector
         if not found:
             raise BadSample("no face in picture", f"{sample.key}: none was found in {', '.join(suffixes)}")
         return Pictures(tuple(found), np.stack(list(found.values())))
-
-    def _find(self, image: np.ndarray) -> list[Any]:
-        assert self.analyzer is not None
-        rows, columns = image.shape[0] // 2, image.shape[1] // 2
-        # Detectors miss faces that fill the picture, as they do in aligned crops.
-        return self.analyzer(image) or self.analyzer(np.pad(image, ((rows, rows), (columns, columns), (0, 0)), "edge"))
 
     def _choose(
         self, clips: dict[str, tuple[StoredSample, list[Pictures]]]
@@ -160,7 +167,7 @@ class Pairs(SetStage):
         digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
         return int(np.random.default_rng([self.seed, digest, number]).choice(candidates))
 
-    def _pair(self, clip: StoredSample, count: int, chosen: dict[tuple[str, int], Reference | float]) -> Entry:
+    def _pair(self, clip: StoredSample, count: int, chosen: dict[tuple[str, int], Reference | float]) -> PlannedEntry:
         references = []
         for number in range(count):
             choice = chosen[clip.key, number]
@@ -178,41 +185,60 @@ class Pairs(SetStage):
 class PairedClip:
     """A clip whose reference pictures (and their masks) are replaced by `references`, a list for each identity."""
 
-    clip: StoredSample
+    base: StoredSample
     references: list[list[Reference]]
     faces_from: str
 
     @property
     def place(self) -> str:
-        return self.clip.place
+        return self.base.place
 
     @property
     def video(self) -> str:
-        return self.clip.video
+        return self.base.video
+
+    def fingerprint(self, digests: Mapping[str, str]) -> Any:
+        references = [[[digests[one.stored.key], _source(one)] for one in some] for some in self.references]
+        return ["paired", references, self.faces_from]
 
     def load(self) -> Sample:
-        sample = self.clip.load()
-        members = {suffix: data for suffix, data in sample.members.items() if not suffix.startswith("face.")}
-        identities, number = [], 0
+        sample = self.base.load()
+        members = {
+            suffix: data
+            for suffix, data in sample.members.items()
+            if not suffix.startswith("face.") and suffix != MEMBER
+        }
+        number = 0
+        identities: list[dict[str, Any]] = []
+        vectors: dict[str, np.ndarray] = {}
+        analyzers = set()
         for identity, references in zip(sample.info["identities"], self.references, strict=True):
-            suffixes, sources = [], []
+            suffixes: list[str] = []
+            sources: list[dict[str, Any]] = []
             for reference in references:
-                members |= _picture_members(reference, number)
+                made, embeddings = _picture_members(reference, number)
+                members |= made
                 suffixes.append(f"face.{number}.png")
+                if embeddings is not None:
+                    analyzers.add(embeddings.analyzer)
+                    if reference.suffix in embeddings.vectors:
+                        vectors[suffixes[-1]] = embeddings.vectors[reference.suffix]
                 sources.append(_source(reference))
                 number += 1
             identities.append({**identity, "face": suffixes, "face_sources": sources})
         info = {**sample.info, "identities": identities, "faces_from": self.faces_from}
-        return replace(sample, members=members, info=info)
+        paired = replace(sample, members=members, info=info)
+        return with_embeddings(paired, Embeddings(analyzers.pop(), vectors)) if len(analyzers) == 1 else paired
 
 
-def _picture_members(reference: Reference, number: int) -> dict[str, bytes]:
+def _picture_members(reference: Reference, number: int) -> tuple[dict[str, bytes], Embeddings | None]:
+    """Return picture and mask under the new `number`, and the embeddings of the clip that they come from, if any."""
     mask_suffix = f"{reference.suffix.rpartition('.')[0]}.mask.png"
-    source = reference.stored.read(reference.suffix, mask_suffix)
+    source = reference.stored.read(reference.suffix, mask_suffix, MEMBER)
     members = {f"face.{number}.png": source.member(reference.suffix)}
     if mask_suffix in source.members:
         members[f"face.{number}.mask.png"] = source.members[mask_suffix]
-    return members
+    return members, read_embeddings(source) if MEMBER in source.members else None
 
 
 def _source(reference: Reference) -> dict[str, Any]:
