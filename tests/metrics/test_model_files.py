@@ -87,8 +87,9 @@ def test_metrics_without_their_weights_are_disabled_by_name_or_fail_when_asked_f
 
 
 def test_other_errors_of_a_metric_are_not_hidden():
-    node = OmegaConf.create({"face": {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": None}})
-    node.face.num_frames = 0
+    analyzer = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer"}
+    settings = {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer, "num_frames": 0}
+    node = OmegaConf.create({"face": settings})
     with pytest.raises(Exception, match="num_frames=0"):
         build_metrics(node)
 
