@@ -64,6 +64,7 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     trainer: Any = MISSING
+    analyzer: Any = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -102,6 +103,14 @@ class EvaluateConfig:
     videos: str = MISSING
     output: str = MISSING
     references: str | None = None
+    prompts: str | None = None
+    real: str | None = None
+    compare: list[str] | None = None
+    opens2v: str | None = None
+    domain: str = "human"
+    num_resamples: int = 1000
+    num_threads: int | None = None
+    seed: int = 0
     training: str | None = None
     title: str | None = None
     analyzer: Any = MISSING
@@ -229,6 +238,8 @@ def explain(error: BaseException, command_name: str) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         return f"{missing.group(1)} must be given" if missing else str(error)
+    if isinstance(error, NotADirectoryError):
+        return f"{error.filename} lies below a file: give another folder for what is written, output=FOLDER"
     if isinstance(error, CompactHydraException):
         return _with_nearest_key(f"{error}\n{error.__cause__ or ''}".strip(), command_name)
     if type(error).__name__ == "MisconfigurationException" or is_raised_here(error):

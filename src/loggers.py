@@ -109,7 +109,7 @@ def log_image(loggers: Iterable[Any], name: str, image: np.ndarray, step: int) -
 
 
 def log_videos(
-    loggers: Iterable[Any], name: str, paths: Sequence[Path], frames: Sequence[np.ndarray], fps: float, step: int
+    loggers: Iterable[Any], name: str, paths: Sequence[Path], frames: Iterable[np.ndarray], fps: float, step: int
 ) -> None:
     """Send clips to every logger that plays them: W&B gets `paths`, TensorBoard animated `frames` (f h w 3)."""
     for logger in loggers:

@@ -80,8 +80,9 @@ def check_set(config: DictConfig) -> None:
 def main() -> None:
     given = {argument.partition("=")[0] for argument in sys.argv[1:]}
     if "check" in given and "output" not in given:  # then nothing is written, no log either
-        sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.root.handlers=[console]"]
-        sys.argv += ["~hydra.job_logging.handlers.file"]
+        quiet = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra.job_logging.root.handlers=[console]"]
+        # In front: Hydra takes no words that follow an option such as --cfg.
+        sys.argv[1:1] = [*quiet, "~hydra.job_logging.handlers.file"]
     command("prepare")(prepare)()
 
 

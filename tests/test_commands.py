@@ -318,7 +318,11 @@ def test_evaluating_real_clips_of_drawn_people_finds_them_all(toy_world, tmp_pat
     assert result["metrics"]["detection_rate"] == 1
     assert result["metrics"]["retrieval_chance"] == pytest.approx(1 / 6)
     assert result["metrics"]["reference_copy"] == 0
-    assert result["features"] == {"face_similarity": "toy", "reference_copy": "pixels at 32 x 32"}
+    assert result["features"] == {
+        "face_similarity": "toy",
+        "face_copy": "keypoints of toy, pixels",
+        "reference_copy": "pixels at 32 x 32",
+    }
     assert len(result["clips"]) == 6
     assert "retrieval_top1" in outcome.log
     page = (tmp_path / "report.html").read_text()

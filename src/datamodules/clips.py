@@ -221,6 +221,11 @@ class ClipDataModule(LightningDataModule):
             raise ValueError("no training data: set datamodule.train to a folder of shards (prepare.py writes one)")
         samples = self._opened.pop(split, None) or Mixture.open(source, self.fetcher, f"datamodule.{split}")
         shapes, bucket_of = self._buckets(samples)
+        if endless and self.buckets is None and (bucket_of >= 0).sum() < self.batch_size:
+            raise ValueError(
+                f"the data set has {(bucket_of >= 0).sum()} samples, too few for one batch of {self.batch_size}: lower "
+                "datamodule.batch_size"
+            )
         plan = StreamPlan(
             parts=samples.parts if endless else tuple(Part(part.shard_sizes) for part in samples.parts),
             bucket_of=bucket_of,

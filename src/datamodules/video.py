@@ -66,6 +66,17 @@ class VideoReader(ABC):
         check_whole(data)
         return self._read(data, indices)
 
+    def read_all(self, data: bytes) -> tuple[np.ndarray, float]:
+        """Return all frames (f h w 3, uint8 RGB) and the frame rate. Raises BadSample for an unreadable file."""
+        if is_picture(data):
+            return self._picture(data, [0]), 1.0
+        check_whole(data)
+        return self._read_all(data)
+
+    def _read_all(self, data: bytes) -> tuple[np.ndarray, float]:
+        info = self._probe(data)
+        return self._read(data, range(info.num_frames)), info.fps
+
     @abstractmethod
     def _probe(self, data: bytes) -> VideoInfo: ...
 

@@ -1,21 +1,20 @@
 """Do the last frames become the reference picture? A known failure of references that are appended to the clip."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..datamodules.images import fit_and_pad
-from .states import cat
+from .columns import ColumnMetric
 
 THUMBNAIL = 32  # pixels; what is left of a copy that a VAE has blurred, and little of how the face moves
 
 
-class ReferenceCopy(Metric):
+class ReferenceCopy(ColumnMetric):
     """Normalised cross-correlation of frames with the reference, fitted and padded to the clip as the model saw it.
 
     The reference stands behind the clip in time, and a badly trained model ends the clip with it: position, black
@@ -29,44 +28,39 @@ class ReferenceCopy(Metric):
     - `last_similarity`, `rest_similarity`: means over clips.
     """
 
-    full_state_update = False
     features = f"pixels at {THUMBNAIL} x {THUMBNAIL}"
     descriptions: ClassVar = {
         "reference_copy": "share of clips whose last frames become the reference picture",
         "last_similarity": "correlation of pixels with the reference, at the most similar of the last frames",
         "rest_similarity": "the same, median of the frames before",
     }
-    last: list[Tensor]
-    rest: list[Tensor]
 
-    def __init__(self, *, num_last_frames: int = 4, threshold: float = 0.9, remainder: float = 1 / 3, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, *, num_last_frames: int = 4, threshold: float = 0.9, remainder: float = 1 / 3):
+        super().__init__()
         if num_last_frames < 1:
             raise ValueError(
                 f"num_last_frames={num_last_frames} must be at least 1: metrics.reference_copy.num_last_frames"
             )
         self.num_last_frames, self.threshold, self.remainder = num_last_frames, threshold, remainder
-        for name in ("last", "rest"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.add_columns(last=torch.zeros(0), rest=torch.zeros(0))
 
-    def update(self, frames: np.ndarray, reference: np.ndarray | Sequence[np.ndarray]) -> None:
-        """Add a clip: `frames` (f h w 3) and its `reference` picture (h w 3), or several, uint8 RGB."""
-        references = [reference] if isinstance(reference, np.ndarray) else list(reference)
+    def update(self, frames: np.ndarray, references: np.ndarray | Sequence[np.ndarray]) -> None:
+        """Add a clip: `frames` (f h w 3) and its `references`, one picture (h w 3) or several, uint8 RGB."""
+        references = [references] if isinstance(references, np.ndarray) else list(references)
         num_last = min(self.num_last_frames, len(frames) // 2)
         if not num_last or not references:  # nothing to compare with
             last = rest = torch.tensor(torch.nan)
         else:
             pixels = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
             pictures = torch.stack([fit_and_pad(picture, *frames.shape[1:3]) for picture in references])
-            similarity = correlation(_thumbnails(pixels), _thumbnails(pictures))
+            similarity = correlation(thumbnails(pixels), thumbnails(pictures))
             lasts, rests = similarity[-num_last:].amax(dim=0), similarity[:-num_last].median(dim=0).values
             copied = int(lasts.argmax())
             last, rest = lasts[copied], rests[copied]
-        self.last.append(last[None])
-        self.rest.append(rest[None])
+        self.append(last=last[None], rest=rest[None])
 
     def compute(self) -> dict[str, Tensor]:
-        if not len(self.last):
+        if not len(self.column("last")):
             raise ValueError("ReferenceCopy has seen no clip")
         per_clip = self.per_clip()
         return {
@@ -77,7 +71,7 @@ class ReferenceCopy(Metric):
 
     def per_clip(self) -> dict[str, Tensor]:
         """Return the values of each clip, in the order of `update`, by name; NaN for what cannot be compared."""
-        last, rest = cat(self.last), cat(self.rest)
+        last, rest = self.column("last"), self.column("rest")
         copies = (last >= self.threshold) & (1 - last <= self.remainder * (1 - rest))
         copies = torch.where(last.isnan(), last, copies.float())
         return {"copies_reference": copies, "last_similarity": last, "rest_similarity": rest}
@@ -101,6 +95,6 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
 
 
-def _thumbnails(pixels: Tensor) -> Tensor:
+def thumbnails(pixels: Tensor, size: int = THUMBNAIL) -> Tensor:
     """Return (n 3 h w) as rows of small pictures (n d)."""
-    return F.interpolate(pixels, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
+    return F.interpolate(pixels, (size, size), mode="area").flatten(1)

@@ -1,7 +1,9 @@
+import copy
+
 import numpy as np
 import pytest
 
-from likeness.models.identity.analyzer import ARCFACE_TEMPLATE, similarity_transform
+from likeness.models.identity.analyzer import ARCFACE_TEMPLATE, CachedAnalyzer, similarity_transform
 
 
 def test_similarity_transform_recovers_rotation_scale_and_shift():
@@ -31,3 +33,24 @@ def test_similarity_transform_equals_insightface():
             rtol=1e-4,
             atol=1e-3,
         )
+
+
+def test_cached_analyzer_looks_once_and_forgets_the_oldest():
+    looked = []
+
+    class Watching:
+        name, embedding_dim, det_size = "watching", 3, 320
+
+        def __call__(self, image):
+            looked.append(int(image[0, 0, 0]))
+            return []
+
+    cached = CachedAnalyzer(Watching(), num_pictures=2)
+    first, second, third = (np.full((2, 2, 3), value, np.uint8) for value in (1, 2, 3))
+    for image in (first, second, first.copy(), second, third, first):
+        assert cached(image) == []
+    assert looked == [1, 2, 3, 1]
+    assert (cached.name, cached.embedding_dim, cached.det_size) == ("watching", 3, 320)
+    with pytest.raises(AttributeError):
+        cached.missing  # noqa: B018
+    assert copy.copy(cached).name == "watching"

@@ -155,3 +155,17 @@ def test_models_keep_to_the_number_of_threads(root):
 def test_missing_pack_says_what_to_download_and_where(tmp_path):
     with pytest.raises(ValueError, match=r"antelopev2/\*\.onnx.*non-commercial.*analyzer\.root"):
         InsightFaceAnalyzer(root=str(tmp_path))
+
+
+def test_published_evaluation_runs_with_it_at_its_detection_size_only(root, analyzer):
+    from likeness.metrics.face_similarity import FaceSimilarity
+
+    frames = np.stack([picture((40, 40)), picture((40, 40)), picture((60, 80))])
+    metric = FaceSimilarity(
+        analyzer=InsightFaceAnalyzer(root=str(root), pack="made", det_size=320), convention="consisid"
+    )
+    metric.update(frames, [frames[0]])
+    assert metric.per_clip()["num_analysed"] == metric.per_clip()["num_found"] == 16
+    assert metric.per_frame()[0][0, 0] == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="detects at 320 pixels, not at analyzer.det_size=128"):
+        FaceSimilarity(analyzer=analyzer, convention="consisid")

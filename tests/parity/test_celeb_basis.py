@@ -2,10 +2,10 @@
 
 import pytest
 
-from .checks_data import CELEB_BASIS_KINDS
+from . import checks_data, checks_identity
 from .golden import Case, manifests
 
-KINDS = {**CELEB_BASIS_KINDS}
+KINDS = {**checks_data.CELEB_BASIS_KINDS, **checks_identity.CELEB_BASIS_KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("celeb_basis"), ids=lambda path: path.stem)

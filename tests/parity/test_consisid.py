@@ -2,10 +2,10 @@
 
 import pytest
 
-from .checks_data import CONSISID_KINDS
+from . import checks_data, checks_identity
 from .golden import Case, manifests
 
-KINDS = {**CONSISID_KINDS}
+KINDS = {**checks_data.CONSISID_KINDS, **checks_identity.CONSISID_KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("consisid"), ids=lambda path: path.stem)

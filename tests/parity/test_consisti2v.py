@@ -2,10 +2,10 @@
 
 import pytest
 
-from .checks_data import CONSISTI2V_KINDS
+from . import checks_data, checks_distribution
 from .golden import Case, manifests
 
-KINDS = {**CONSISTI2V_KINDS}
+KINDS = {**checks_data.CONSISTI2V_KINDS, **checks_distribution.KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("consisti2v"), ids=lambda path: path.stem)

@@ -37,6 +37,17 @@ class PyAVReader(VideoReader):
                 clip = _read_by_time(video, packets, indices)
             return clip if clip is not None else _read_in_order(video, packets, indices)
 
+    def _read_all(self, data: bytes) -> tuple[np.ndarray, float]:
+        with open_video(data) as video:  # decoded once, where to count the frames first would decode twice
+            packets = list(video.packets())
+            clip, count = _Clip(range(len(packets))), 0
+            for frame in _decoded(video, packets):
+                clip.put(count, frame)
+                count += 1
+            if clip.frames is None or count > len(packets):
+                raise BadSample("unreadable video", f"{count} frames could be decoded from {len(packets)} packets")
+            return clip.frames[:count], video.fps
+
 
 class _Clip:
     """The frames that were asked for, as they come in."""

@@ -1,5 +1,8 @@
 """The interface of every face stack: an image in, faces with boxes, keypoints and identity embeddings out."""
 
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +45,47 @@ class FaceAnalyzer(Protocol):
     def __call__(self, image: np.ndarray) -> list[Face]:
         """Return the faces of an RGB `image` (h w 3, uint8), the largest first; an empty list where there is none."""
         ...
+
+
+class FaceEmbedder(Protocol):
+    """Recognises faces that an analyzer has found, in an embedding space of its own; see `FaceAnalyzer` for `name`."""
+
+    name: str
+    embedding_dim: int
+
+    def __call__(self, image: np.ndarray, keypoints: Sequence[np.ndarray]) -> np.ndarray:
+        """Return unit vectors (n d) of the faces of an RGB `image` (h w 3, uint8) with these n `keypoints` (5 2)."""
+        ...
+
+
+class CachedAnalyzer:
+    """An analyzer that remembers the last `num_pictures`, for metrics that look at the same frames one after another.
+
+    Everything else is asked of `analyzer` itself.
+    """
+
+    def __init__(self, analyzer: FaceAnalyzer, *, num_pictures: int = 256):
+        self.analyzer, self.num_pictures = analyzer, num_pictures
+        self.name, self.embedding_dim = analyzer.name, analyzer.embedding_dim
+        self._found: OrderedDict[bytes, list[Face]] = OrderedDict()
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        key = digest(image)
+        if key not in self._found:
+            self._found[key] = self.analyzer(image)
+            if len(self._found) > self.num_pictures:
+                self._found.popitem(last=False)
+        return list(self._found[key])
+
+    def __getattr__(self, name: str):
+        if name == "analyzer":  # not there yet, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.analyzer, name)
+
+
+def digest(image: np.ndarray) -> bytes:
+    """Return what tells the contents of one picture from another's."""
+    return hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest()
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:

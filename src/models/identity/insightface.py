@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...metrics.model_files import MissingModel
 from .analyzer import Face
 
 
@@ -14,8 +15,8 @@ class InsightFaceAnalyzer:
     """SCRFD detection at `det_size` pixels and ArcFace embeddings (512) of the pack `root/models/pack`.
 
     `pack`: antelopev2 (as Concat-ID), buffalo_l... `det_threshold`: least face score in (0, 1). `providers`: of
-    onnxruntime, best first. `num_threads`: of each model, 0 for one for each core. Raises ValueError where insightface
-    or the pack is missing, with what to do.
+    onnxruntime, best first. `num_threads`: of each model, 0 for one for each core. Raises MissingModel, a ValueError,
+    where insightface or the pack is missing, with what to do.
     """
 
     embedding_dim = 512
@@ -32,7 +33,7 @@ class InsightFaceAnalyzer:
     ):
         folder = Path(root) / "models" / pack
         if not any(folder.glob("*.onnx")):
-            raise ValueError(
+            raise MissingModel(
                 f"analyzer=insightface needs the model pack {pack} as {folder}/*.onnx. Download {pack}.zip from the "
                 "insightface releases on GitHub "
                 "(non-commercial research use only) and unpack it there, or set analyzer.root; for drawn people use "
@@ -42,10 +43,10 @@ class InsightFaceAnalyzer:
             import onnxruntime
             from insightface.app import FaceAnalysis
         except ImportError as error:
-            raise ValueError(
+            raise MissingModel(
                 f"analyzer=insightface needs the extra `faces`: pip install 'likeness[faces]' ({error})"
             ) from error
-        self.name = f"insightface/{pack}"
+        self.name, self.det_size = f"insightface/{pack}", det_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         self._analysis = FaceAnalysis(

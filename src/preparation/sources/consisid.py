@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import SourceClip, bad_entry, resolve
+from . import SourceClip, bad_entry
 from .consisid_annotations import KINDS, ConsisIDAnnotations
 from .lists import check_file, number_of, read_json, read_lines, text_of
 
@@ -44,7 +44,11 @@ class ConsisID:
             parts = [part.strip() for part in line.split(",")]
             if len(parts) != 3 or not all(parts):
                 raise ValueError(f"{place}: expected video_folder,caption_file,annotation_folder, got {line[:80]!r}")
-            videos, captions, annotations = (resolve(part, self.file.parent) for part in parts)
+            # All three from one place: a folder of a common name may lie in the working directory by chance.
+            base = next(
+                (base for base in (Path(), self.file.parent) if all((base / part).exists() for part in parts)), None
+            )
+            videos, captions, annotations = ((base or self.file.parent) / part for part in parts)
             entries = read_json(captions)
             if not isinstance(entries, list):
                 raise ValueError(f"{captions} must hold a list of objects with path and cap")

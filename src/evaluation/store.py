@@ -1,0 +1,70 @@
+"""What was measured, clip by clip and metric by metric, on disk as soon as it is known: a killed run goes on.
+
+A line of `measured.jsonl` holds what one clip adds to one metric. It is used again while its key is the same: the key
+stands for the clip's files (size and time of change), its prompt, and everything that the metric depends on.
+"""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from ..metrics.increments import Increment
+
+
+class Store:
+    """The file `path`. Only places of lines are kept in memory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open(path, "a+b")  # noqa: SIM115, closed by `close`
+        self._read_places()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get(self, clip: str, metric: str, key: str) -> dict[str, Any] | None:
+        """Return the record of `clip` and `metric`, with its `increment` as tensors; None without one of that key."""
+        known, place = self._places.get((clip, metric), ("", 0))
+        if known != key:
+            return None
+        self._stream.seek(place)
+        record = json.loads(self._stream.readline())
+        return record | {"increment": load(base64.b64decode(record["increment"]))}
+
+    def has(self, clip: str, metric: str, key: str) -> bool:
+        return self._places.get((clip, metric), ("", 0))[0] == key
+
+    def put(self, clip: str, metric: str, key: str, increment: Increment, **values: Any) -> None:
+        """Append a record; `values` are kept beside the increment."""
+        text = base64.b64encode(save(increment)).decode()
+        record = {"clip": clip, "metric": metric, "key": key, **values, "increment": text}
+        self._stream.seek(0, 2)
+        place = self._stream.tell()
+        self._stream.write(json.dumps(record).encode() + b"\n")
+        self._stream.flush()
+        self._places[clip, metric] = key, place
+
+    def _read_places(self) -> None:
+        self._stream.seek(0)
+        place = 0
+        for line in self._stream:
+            if not line.endswith(b"\n"):  # cut by a kill
+                self._stream.truncate(place)
+                break
+            try:
+                record = json.loads(line)
+                self._places[record["clip"], record["metric"]] = record["key"], place
+            except (ValueError, KeyError, TypeError):
+                pass
+            place += len(line)
+
+
+def key_of(*parts: Any) -> str:
+    """Return a hash of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

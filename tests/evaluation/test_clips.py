@@ -1,0 +1,99 @@
+import json
+import logging
+
+import pytest
+
+from likeness.evaluation.clips import find_clips
+
+from ..conftest import clip_sample, write_mp4, write_picture, write_shards
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b"):
+        write_mp4(tmp_path / "clips" / f"{name}.mp4")
+        write_picture(tmp_path / "faces" / f"{name}.png")
+    return tmp_path
+
+
+def test_a_folder_with_pictures_of_the_same_names(folder):
+    (folder / "clips" / "a.txt").write_text("a square\n")
+    clips = find_clips(str(folder / "clips"), str(folder / "faces"))
+    assert [(clip.name, clip.prompt) for clip in clips] == [("a.mp4", "a square"), ("b.mp4", "")]
+    assert clips[0].load().references[0].shape == (40, 30, 3)
+    assert clips[0].load().video == (folder / "clips" / "a.mp4").read_bytes()
+
+
+def test_a_video_without_a_picture_is_an_error_that_counts_and_a_picture_too_many_a_warning(folder, caplog):
+    (folder / "faces" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"no reference picture for b\.mp4.*\(1 of 2 videos have none\)"):
+        find_clips(str(folder / "clips"), str(folder / "faces"))
+    write_picture(folder / "faces" / "b.png")
+    write_picture(folder / "faces" / "zoe.png")
+    with caplog.at_level(logging.WARNING):
+        find_clips(str(folder / "clips"), str(folder / "faces"))
+    assert "1 pictures" in caplog.text
+    assert "zoe.png" in caplog.text
+
+
+def test_prompts_come_from_a_folder_or_a_file_and_must_be_as_many(folder):
+    (folder / "prompts.txt").write_text("first\nsecond\n")
+    place = (str(folder / "clips"), str(folder / "faces"))
+    assert [clip.prompt for clip in find_clips(*place, str(folder / "prompts.txt"))] == ["first", "second"]
+    (folder / "prompts.txt").write_text("first\n")
+    with pytest.raises(ValueError, match="has 1 lines, and there are 2 videos"):
+        find_clips(*place, str(folder / "prompts.txt"))
+    with pytest.raises(ValueError, match="2 of 2 videos have no prompt"):
+        find_clips(*place, str(folder / "faces"))
+
+
+def test_a_list_names_videos_references_prompts_and_people(folder):
+    lines = [
+        {"video": "clips/a.mp4", "references": ["faces/a.png", "faces/b.png"], "prompt": "two", "people": ["x", "y"]},
+        {"video": "clips/a.mp4", "references": "faces/b.png"},
+    ]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    first, second = find_clips(str(folder / "list.jsonl"))
+    assert (first.name, first.prompt, first.people, len(first.references)) == ("clips/a.mp4", "two", ("x", "y"), 2)
+    assert (second.name, len(second.references)) == ("clips/a.mp4#2", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "line 1: expected an object with `video`"),
+        ('{"video": "gone.mp4"}', "there is no file gone.mp4"),
+        ('{"video": "clips/a.mp4", "references": ["faces/a.png"], "people": ["x", "y"]}', "2 people for 1 references"),
+        ('{"video": "clips/a.mp4"}', "lists no clip with a reference picture"),
+        ("", "has no lines"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named(folder, line, message):
+    (folder / "list.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=message):
+        find_clips(str(folder / "list.jsonl"))
+
+
+def test_shards_bring_references_captions_and_ids_and_a_broken_sample_says_so_when_it_is_loaded(tmp_path):
+    samples = [clip_sample("a", seed=1), clip_sample("b", seed=2)]
+    samples[1][1]["json"] = b"{"
+    write_shards(tmp_path / "shards", samples)
+    whole, broken = find_clips(str(tmp_path / "shards"))
+    assert (whole.name, whole.prompt, whole.people) == ("a", "clip 1", ("1",))
+    assert len(whole.load().references) == 1
+    with pytest.raises(ValueError, match="broken json member"):
+        broken.load()
+
+
+def test_a_changed_file_has_another_stamp(folder):
+    before = find_clips(str(folder / "clips"), str(folder / "faces"))
+    write_picture(folder / "faces" / "a.png", seed=7, size=(50, 50))
+    after = find_clips(str(folder / "clips"), str(folder / "faces"))
+    assert before[0].stamp != after[0].stamp
+    assert before[1].stamp == after[1].stamp
+
+
+def test_references_none_leaves_them_out(folder):
+    clips = find_clips(str(folder / "clips"), "none", needs_references=False)
+    assert [clip.references for clip in clips] == [(), ()]
+    assert clips[0].load().references == []

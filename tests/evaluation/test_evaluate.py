@@ -1,0 +1,201 @@
+"""evaluate.py as a user calls it, on good and on bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from likeness.evaluation import measuring
+from likeness.media import write_png
+
+from ..commands import call
+from ..conftest import write_mp4
+
+
+@pytest.fixture
+def clips(toy_world, tmp_path) -> Path:
+    """A folder of its own with `clips` of three drawn people and `references`."""
+    for number in (12, 13, 14):
+        name = f"p{number:05d}_c0"
+        for source, suffix in (("clips", ".mp4"), ("references", ".0.png")):
+            (tmp_path / source).mkdir(exist_ok=True)
+            shutil.copy(toy_world / source / f"{name}{suffix}", tmp_path / source)
+    return tmp_path
+
+
+def evaluate(capfd, folder: Path, *arguments: str, output: str = "out"):
+    """Return the outcome and what metrics.json holds, which must be strict JSON."""
+    places = [f"videos={folder / 'clips'}", f"references={folder / 'references'}", f"output={folder / output}"]
+    outcome = call(capfd, "evaluate", *places, *arguments)
+    path = folder / output / "metrics.json"
+    return outcome, json.loads(path.read_text(), parse_constant=pytest.fail) if path.is_file() else None
+
+
+def decoded(monkeypatch) -> list[int]:
+    """Return a list that grows by the number of frames whenever a clip is decoded."""
+    counts: list[int] = []
+    get_reader = measuring.get_reader
+
+    class Counting:
+        def read_all(self, data):
+            frames, fps = get_reader("pyav").read_all(data)
+            counts.append(len(frames))
+            return frames, fps
+
+    monkeypatch.setattr(measuring, "get_reader", lambda name: Counting())
+    return counts
+
+
+def test_every_value_has_an_interval_or_none_and_every_undefined_one_a_reason(clips, capfd):
+    outcome, result = evaluate(capfd, clips, "metrics=[default,frechet]", f"real={clips / 'clips'}")
+    assert outcome.code == 0, outcome.error
+    interval = result["intervals"]["face_similarity"]
+    assert interval["low"] <= result["metrics"]["face_similarity"] <= interval["high"]
+    assert interval["num_clips"] == 3
+    assert result["metrics"]["fvd_own"] == pytest.approx(0, abs=1e-6)  # the same clips
+    missing = {name for name, value in result["metrics"].items() if value is None}
+    assert missing
+    assert missing == result["undefined"].keys()
+    assert all(result["undefined"].values())
+    assert result["protocols"]["fvd"] == "own"
+    assert "sha256" not in result["models"]["face_similarity"]
+    assert all(len(digest) == 64 for digest in result["models"]["face_similarity"].values())
+    assert result["timing"]["decoding"]["num_clips"] == 3
+
+
+def test_each_clip_is_decoded_once_and_only_what_changed_is_measured_again(clips, capfd, monkeypatch):
+    counts = decoded(monkeypatch)
+    _, first = evaluate(capfd, clips, "metrics=[default,motion]")
+    assert len(counts) == 3
+    _, second = evaluate(capfd, clips, "metrics=[default,motion]")
+    assert len(counts) == 3
+    assert first == second
+    write_mp4(clips / "clips" / "p00013_c0.mp4")
+    _, third = evaluate(capfd, clips, "metrics=[default,motion]")
+    assert len(counts) == 4
+    assert [third["clips"][place] == first["clips"][place] for place in range(3)] == [True, False, True]
+    evaluate(capfd, clips, "metrics=[default,motion]", "metrics.reference_copy.num_last_frames=2")
+    assert len(counts) == 7
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_result(clips, capfd, monkeypatch):
+    _, whole = evaluate(capfd, clips, "metrics=[default,frechet]", f"real={clips / 'clips'}")
+    lines = (clips / "out" / "measured.jsonl").read_bytes().splitlines(keepends=True)
+    (clips / "killed").mkdir()
+    (clips / "killed" / "measured.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:100])
+    counts = decoded(monkeypatch)
+    _, resumed = evaluate(capfd, clips, "metrics=[default,frechet]", f"real={clips / 'clips'}", output="killed")
+    assert 0 < len(counts) < 6
+    for name in ("metrics", "intervals", "clips"):
+        assert resumed[name] == whole[name]
+
+
+def test_what_is_broken_faceless_or_lacks_a_face_is_said_and_the_rest_is_measured(clips, capfd):
+    (clips / "clips" / "p00012_c0.mp4").write_bytes(b"broken")
+    write_png(clips / "references" / "p00013_c0.0.png", np.zeros((64, 64, 3), np.uint8))
+    write_mp4(clips / "clips" / "p00014_c0.mp4", np.zeros((12, 64, 64, 3), np.uint8))
+    outcome, result = evaluate(capfd, clips)
+    assert outcome.code == 0, outcome.error
+    assert [entry["name"] for entry in result["failed"]] == ["p00012_c0.mp4"]
+    assert result["metrics"]["face_similarity"] is None
+    assert "face" in result["undefined"]["face_similarity"]
+    notes = " ".join(result["notes"])
+    assert "1 references have no face in any analysed frame" in notes
+    assert "1 reference pictures show no face" in notes
+    page = (clips / "out" / "report.html").read_text()
+    assert "Could not be read" in page
+    assert ">nan" not in page.lower()
+
+
+def test_one_clip_has_values_without_intervals(clips, capfd):
+    for number in (13, 14):
+        (clips / "clips" / f"p{number:05d}_c0.mp4").unlink()
+    outcome, result = evaluate(capfd, clips, "metrics=[default,frechet]", f"real={clips / 'clips'}")
+    assert outcome.code == 0, outcome.error
+    assert result["metrics"]["face_similarity"] > 0.8
+    assert result["intervals"]["face_similarity"]["low"] is None
+    assert "one clip has no spread" in " ".join(result["notes"])
+
+
+def test_nothing_that_can_be_read_is_an_error(clips, capfd):
+    for path in (clips / "clips").iterdir():
+        path.write_bytes(b"broken")
+    outcome, result = evaluate(capfd, clips)
+    assert (outcome.code, result) == (1, None)
+    assert "none of the 3 clips" in outcome.error
+
+
+def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_is_visible(clips, capfd):
+    arguments = ["references=none", f"videos={clips / 'clips'}", f"output={clips / 'out'}"]
+    outcome = call(capfd, "evaluate", *arguments, "metrics=all")
+    assert outcome.code == 0, outcome.error
+    result = json.loads((clips / "out" / "metrics.json").read_text())
+    assert result["metrics"]["motion_amplitude"] > 0
+    assert "references=none leaves out" in result["disabled"]["face_similarity"]
+    assert "give real=FOLDER" in result["disabled"]["fvd"]
+    assert "clip_vit_b32" in result["disabled"]["clip_score"]
+    page = (clips / "out" / "report.html").read_text()
+    assert "Disabled, not measured" in page
+    assert "hf download openai/clip-vit-base-patch32" in page
+    assert "disabled" in outcome.log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["metrics=frechet"], "metrics.fvd cannot run: it compares with real clips: give real=FOLDER"),
+        (["metrics=opens2v"], "needs the model pack buffalo_l"),
+        (["metrics=text"], "metrics.clip_score: the weights clip_vit_b32 are not at"),
+        (["metrics=all", "metrics.aesthetic.num_frames=8"], "metrics.aesthetic: the weights clip_vit_l14 are not at"),
+        (["references=none"], "no metric can run"),
+        (["real=gone", "metrics=all"], "videos=gone is not a folder"),
+        (["prompts=gone"], "prompts=gone is neither a folder"),
+        (["compare=[gone,away]"], "there is no metrics.json in gone"),
+        (["opens2v=gone.csv"], "opens2v=gone.csv does not exist"),
+    ],
+)
+def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arguments, message):
+    outcome, _ = evaluate(capfd, clips, *arguments)
+    assert outcome.code == 1
+    assert message in outcome.error
+    assert "Traceback" not in outcome.error
+
+
+def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
+    arguments = [f"videos={toy_world / 'held_out'}", f"output={tmp_path}"]
+    outcome = call(capfd, "evaluate", *arguments, "metrics.face_similarity.num_frames=4")
+    assert outcome.code == 0, outcome.error
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["num_clips"] == 12
+    assert result["metrics"]["retrieval_chance"] == pytest.approx(1 / 6)  # two clips of each person
+    assert all(clip["prompt"] for clip in result["clips"])
+
+
+def test_two_runs_are_compared_in_pairs(clips, capfd):
+    _, first = evaluate(capfd, clips, output="a")
+    frames = np.zeros((12, 64, 64, 3), np.uint8)
+    write_mp4(clips / "clips" / "p00013_c0.mp4", frames)
+    evaluate(capfd, clips, output="b")
+    runs = f"compare=[{clips / 'a'},{clips / 'b'}]"
+    outcome = call(capfd, "evaluate", runs, f"output={clips / 'c'}")
+    assert outcome.code == 0, outcome.error
+    result = json.loads((clips / "c" / "comparison.json").read_text(), parse_constant=pytest.fail)
+    row = result["metrics"]["face_similarity_all_frames"]
+    assert row["changed"][0][0]["name"] == "p00013_c0"
+    assert row["differences"][0]["value"] == pytest.approx(-first["clips"][1]["similarity_all_frames"] / 3, abs=1e-4)
+    page = (clips / "c" / "comparison.html").read_text()
+    assert page.count("<video") >= 2
+    assert "What changed" in page
+
+
+def test_opens2v_columns_become_the_published_total(tmp_path, capfd):
+    columns = {"aesthetics": 4 + 3 * 0.4413, "motion_smoothness": 0.8190, "motion_amplitude": 0.3107}
+    columns |= {"face_similarity": 0.4387, "gme": 0.7367, "natural": 1 + 4 * 0.5875}
+    text = ",".join(columns) + "\n" + ",".join(map(str, columns.values())) + "\n"
+    (tmp_path / "columns.csv").write_text(text)
+    outcome = call(capfd, "evaluate", f"opens2v={tmp_path / 'columns.csv'}", f"output={tmp_path}")
+    assert outcome.code == 0, outcome.error
+    assert "55.89" in outcome.log
+    assert json.loads((tmp_path / "opens2v.json").read_text())["total"] == pytest.approx(0.5589, abs=5e-5)

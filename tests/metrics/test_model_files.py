@@ -1,0 +1,107 @@
+import json
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from likeness.metrics.building import build_metrics, update
+from likeness.metrics.model_files import MODEL_FILES, RECORD, MissingModel, checksum, find, how_to_get
+from likeness.metrics.motion import Flicker, Motion
+
+from ..conftest import drawn_video
+
+
+def put(weights_dir, name: str, content: bytes = b"weights"):
+    path = weights_dir / MODEL_FILES[name].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_missing_weights_are_told_with_place_command_and_licence(name, tmp_path):
+    with pytest.raises(MissingModel, match=re.escape(str(tmp_path / MODEL_FILES[name].path))) as raised:
+        find(name, tmp_path)
+    assert MODEL_FILES[name].licence in str(raised.value)
+    assert str(tmp_path) in how_to_get(name, tmp_path)
+    assert isinstance(raised.value, ValueError)
+
+
+def test_face_packs_are_marked_non_commercial():
+    assert all("non-commercial" in file.licence for name, file in MODEL_FILES.items() if "insightface" in name)
+
+
+def test_checksum_is_recorded_on_first_use_and_a_changed_file_refused(tmp_path):
+    path = put(tmp_path, "i3d_torchscript")
+    assert find("i3d_torchscript", tmp_path) == path
+    record = json.loads((tmp_path / RECORD).read_text())
+    assert record["metrics/i3d_torchscript.pt"]["sha256"] == checksum(path)
+    path.write_bytes(b"weights")  # written again, the same
+    assert find("i3d_torchscript", tmp_path) == path
+    put(tmp_path, "i3d_torchscript", b"others!")
+    with pytest.raises(ValueError, match="is not the file it was"):
+        find("i3d_torchscript", tmp_path)
+
+
+def test_file_with_another_than_the_published_checksum_is_refused(tmp_path):
+    put(tmp_path, "inception_torchvision")
+    with pytest.raises(ValueError, match="is not the published file: its sha256 begins with .* expected 0cc3c7bd"):
+        find("inception_torchvision", tmp_path)
+
+
+def test_folders_have_a_checksum_of_names_and_contents(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    assert checksum(first) == checksum(second)
+    (second / "config.json").rename(second / "other.json")
+    assert checksum(first) != checksum(second)
+
+
+def test_unknown_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="clip is not one of the evaluators' weights"):
+        find("clip", tmp_path)
+
+
+def config(weights_dir) -> dict:
+    nodes = {
+        "flicker": {"_target_": "likeness.metrics.motion.Flicker"},
+        "clip_score": {
+            "_target_": "likeness.metrics.clip_score.CLIPScore",
+            "features": {
+                "_target_": "likeness.metrics.image_features.CLIPFeatures",
+                "weights_dir": str(weights_dir),
+            },
+        },
+    }
+    return OmegaConf.create(nodes)
+
+
+def test_metrics_without_their_weights_are_disabled_by_name_or_fail_when_asked_for(tmp_path):
+    metrics, disabled = build_metrics(config(tmp_path))
+    assert list(metrics) == ["flicker"]
+    assert list(disabled) == ["clip_score"] and "hf download" in disabled["clip_score"]
+    with pytest.raises(MissingModel, match=r"metrics\.clip_score: the weights clip_vit_b32"):
+        build_metrics(config(tmp_path), asked_for=["clip_score"])
+
+
+def test_other_errors_of_a_metric_are_not_hidden():
+    analyzer = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer"}
+    settings = {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer, "num_frames": 0}
+    node = OmegaConf.create({"face": settings})
+    with pytest.raises(Exception, match="num_frames=0"):
+        build_metrics(node)
+
+
+def test_update_hands_a_metric_what_it_takes():
+    class Still:
+        name = "still"
+
+        def __call__(self, frames, bgr=False):
+            return 0 * frames[1:, ..., :2].astype("float32")
+
+    flicker, motion = Flicker(), Motion(flow=Still())
+    for metric in (flicker, motion):
+        update(metric, drawn_video(), references=[], prompt="a square", fps=8.0)
+        assert len(metric.per_clip()[next(iter(metric.descriptions))]) == 1
