@@ -17,7 +17,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from likeness.checkpoints.lightning import AtomicCheckpointIO, read_checkpoint
-from likeness.datamodules.conditions import FirstFrame, SampleRequest, request_batch
+from likeness.datamodules.conditions import Clip, FirstFrame, SampleRequest, request_batch
+from likeness.datamodules.frames import ChosenFrames
+from likeness.datamodules.samples import BadSample, Sample
 from likeness.models.autoencoders import TemporalDecoderAutoencoder
 from likeness.models.diffusion import edm
 from likeness.models.draws import Draws
@@ -280,6 +282,19 @@ def test_lora_run_resumes_to_the_weights_of_one_run_and_samples_a_folder_of_pict
     lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [line["source_references"] for line in lines] == [[f"{tmp_path}/pictures/{number}.png"] for number in (0, 1)]
     assert all((tmp_path / "out" / line["video"]).is_file() and len(line["references"]) == 1 for line in lines)
+
+
+def test_first_frame_comes_with_the_rate_of_the_chosen_frames_and_the_clips_own_motion():
+    frames = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
+    clip = Clip(ChosenFrames([2, 6, 10]), lambda: (frames, None))
+    condition = FirstFrame(height=32, width=32, motion_bucket_id=100.0)
+    loaded = condition.load(Sample("a", "shard", {}, {"fps": 24.0}), clip)
+    assert torch.equal(loaded["image_pixel_values"], frames[:, :1])
+    assert (float(loaded["fps"]), float(loaded["motion_bucket_id"])) == (6.0, 100.0)
+    loaded = condition.load(Sample("a", "shard", {}, {"fps": 24.0, "motion_bucket_id": 30}), clip)
+    assert float(loaded["motion_bucket_id"]) == 30.0
+    with pytest.raises(BadSample, match="no frame rate"):
+        condition.load(Sample("a", "shard", {}, {}), clip)
 
 
 def test_several_pictures_for_one_clip_are_refused():
