@@ -109,8 +109,7 @@ class SVDXtend(VideoDiffusion):
 
     @classmethod
     def cacheable(cls) -> dict[str, Cacheable]:
-        embeds = Cacheable(("image_encoder",), ("image_pixel_values",), image_tensors)
-        return super().cacheable() | {"image_embeds": embeds}
+        return super().cacheable() | {"image_embeds": Cacheable(("image_encoder",), cls.reads, image_tensors)}
 
     @torch.no_grad()
     def condition(
@@ -132,10 +131,8 @@ class SVDXtend(VideoDiffusion):
         strength = torch.full((len(images),), noise_aug_strength, device=images.device)
         if augment:
             strength = lognormal_sigmas(draws.uniform("image_noise_strength"), *self.image_noise)
-        if "image_embeds" in batch:
-            image_embeds = batch["image_embeds"]
-        else:
-            image_embeds = self.image_encoder(batch.get("clip_pixel_values", images[:, :, 0]))
+        clip_pixels = batch.get("clip_pixel_values", images[:, :, 0])
+        image_embeds = batch["image_embeds"] if "image_embeds" in batch else self.image_encoder(clip_pixels)
         image_latents = self._encode_image(images, strength, draws, augment)
         if augment:
             drop_embeds, drop_latents = dropout_bands(draws.uniform("dropout"), self.conditioning_dropout)
@@ -157,8 +154,10 @@ class SVDXtend(VideoDiffusion):
 
     def draw_noise(self, draws: Draws, shape: Sequence[int]) -> Tensor:
         """As diffusers' pipeline: of the generator that made the noise on the picture, frames before channels."""
-        channels, frames, height, width = shape
-        _, noise = draws.sequence(self._image_shape(height, width), (frames, channels, height, width))
+        _, frames, height, width = shape
+        _, noise = draws.sequence(
+            (3, *self.autoencoder.clip_shape(1, height, width)[1:]), (frames, *shape[:1], *shape[2:])
+        )
         return noise.transpose(1, 2)
 
     def loss(self, latents: Tensor, conditioning: SVDConditioning, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -232,9 +231,6 @@ class SVDXtend(VideoDiffusion):
         if augment and self.is_original:
             mean = self.autoencoder.sample_posterior(mean, std, draws.normal("image_posterior", mean.shape[1:]))
         return mean.float() / self.autoencoder.scaling_factor
-
-    def _image_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return 3, *self.autoencoder.clip_shape(1, height, width)[1:]
 
 
 def check_parts_fit(denoiser: Any, autoencoder: Any, image_encoder: ImageEncoder) -> None:
