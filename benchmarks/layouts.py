@@ -37,6 +37,7 @@ class Layout:
     source: list[str]
     datamodule: str = "shards"
     num_frames: int = 9
+    experiment: str = "concat_id"
 
 
 def drawn(number: int) -> ToyClip:
@@ -136,7 +137,10 @@ def frames(folder: Path) -> Iterator[Layout]:
         lines(sequence / "seqinfo.ini", ["[Sequence]", "frameRate=30"])
         shutil.copytree(sequence / "img1", folder / "plain" / f"{number}")
     yield Layout(
-        "SVD folders of frames", ["frame_folders", f"source.folder={folder}/plain", "source.fps=30"], "svd_xtend"
+        "SVD folders of frames",
+        ["frame_folders", f"source.folder={folder}/plain", "source.fps=30"],
+        "svd_xtend",
+        experiment="svd_xtend",
     )
     yield Layout("SVD tracklets (MOT)", ["mot", f"source.folder={folder}"], "tracklets")
 
@@ -168,9 +172,16 @@ def check(layout: Layout, folder: Path) -> dict:
     shards = folder / "shards" / name
     code, error, prepare_s = run("prepare", f"source={layout.source[0]}", *layout.source[1:], f"output={shards}")
     index = json.loads((shards / "index.json").read_text()) if not code else {"shards": []}
-    settings = ["experiment=concat_id", "debug=tiny", f"datamodule={layout.datamodule}", f"datamodule.train={shards}"]
-    settings += [f"datamodule.num_frames={layout.num_frames}", "datamodule.batch_size=2", "trainer.max_steps=1"]
-    if layout.datamodule not in ("shards", "consisid"):
+    settings = [
+        f"experiment={layout.experiment}",
+        "debug=tiny",
+        f"datamodule={layout.datamodule}",
+        f"datamodule.train={shards}",
+    ]
+    settings += [f"datamodule.num_frames={layout.num_frames}", "datamodule.batch_size=1", "trainer.max_steps=1"]
+    if layout.experiment == "svd_xtend":
+        settings.append("conditions=first_frame")
+    elif layout.datamodule not in ("shards", "consisid"):
         target = "likeness.datamodules.conditions.ReferenceImages"
         settings.append(f"+datamodule.conditions.references={{_target_: {target}, height: 64, width: 64}}")
     settings += [f"paths.output_root={folder / 'runs'}", f"run_name={name}"]
@@ -180,6 +191,7 @@ def check(layout: Layout, folder: Path) -> dict:
         "layout": layout.name,
         "samples": sum(entry["num_samples"] for entry in index["shards"]),
         "cut as for": layout.datamodule,
+        "step of": layout.experiment,
         "trains a step": "yes" if not code else error,
         "prepare_s": prepare_s,
     }
