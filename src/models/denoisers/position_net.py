@@ -14,7 +14,7 @@ FEATURES_PER_NUMBER = 2 * NUM_FREQUENCIES
 
 
 def fourier(values: Tensor) -> Tensor:
-    """Return, for `values` (... d), features (... 16 d): for f = 100^(i / 8), i = 0..7, all sin(f v), then all cos(f v).
+    """Return features (... 16 d) of `values` (... d): for f = 100^(i / 8), i = 0..7, all sin(f v), then all cos(f v).
 
     Always float32: 16 bits do not tell neighbouring pixels apart.
     """

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock, GatedSelfAttentionDense
 from diffusers.models.unets.unet_3d_blocks import CrossAttnUpBlockSpatioTemporal
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -172,8 +172,6 @@ class TrackletUNet(UNetSpatioTemporalConditionModel):
     boxes themselves, for up to `num_slots` objects.
     """
 
-    _no_split_modules = ["GatedBlock"]  # noqa: RUF012
-
     @register_to_config
     def __init__(
         self,
@@ -239,13 +237,13 @@ class TrackletUNet(UNetSpatioTemporalConditionModel):
     def add_enhancer(self, num_slots: int) -> None:
         """Add the instance enhancer to every up block with attention, gates closed."""
         self.position_net.add_instances(num_slots)
-        for up_block in self.up_blocks:
-            if isinstance(up_block, CrossAttnUpBlockSpatioTemporal):
-                up_block.__class__ = EnhancedUpBlock
-                up_block.shown = self._shown
-                up_block.null_track_feat = nn.Embedding(1, up_block.resnets[0].out_channels)
-                for block in self._spatial_blocks(up_block):
-                    block.injector = InstanceInjector(block.dim, block.num_attention_heads, block.attention_head_dim)
+        with_attention: list[Any] = [one for one in self.up_blocks if isinstance(one, CrossAttnUpBlockSpatioTemporal)]
+        for up_block in with_attention:
+            up_block.__class__ = EnhancedUpBlock
+            up_block.shown = self._shown
+            up_block.null_track_feat = nn.Embedding(1, up_block.resnets[0].out_channels)
+            for block in self._spatial_blocks(up_block):
+                block.injector = InstanceInjector(block.dim, block.num_attention_heads, block.attention_head_dim)
         self.register_to_config(instance_enhancer="decoder", num_slots=num_slots)
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
