@@ -52,8 +52,8 @@ def read_index(base: Path, transformer: Source) -> dict[str, Any]:
     path, network = base / "model_index.json", transformer.model_class.__name__
     if network == "TrackletUNet":
         raise ValueError(
-            f"{transformer.path} has boxes, which no stock pipeline knows: write the network alone, format=unet without "
-            "base; backbone.denoiser.pretrained and TrackDiffusion read it"
+            f"{transformer.path} has boxes, which no stock pipeline knows: write the network alone, format=unet and no "
+            "base. backbone.denoiser.pretrained and TrackDiffusion read it"
         )
     if path.is_file():
         index = read_json(path)
