@@ -241,7 +241,7 @@ class TrackletUNet(UNetSpatioTemporalConditionModel):
         for up_block in with_attention:
             up_block.__class__ = EnhancedUpBlock
             up_block.shown = self._shown
-            up_block.null_track_feat = nn.Embedding(1, up_block.resnets[0].out_channels)
+            up_block.null_track_feat = nn.Embedding(1, up_block.attentions[0].in_channels)
             for block in self._spatial_blocks(up_block):
                 block.injector = InstanceInjector(block.dim, block.num_attention_heads, block.attention_head_dim)
         self.register_to_config(instance_enhancer="decoder", num_slots=num_slots)
