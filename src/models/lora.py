@@ -16,9 +16,8 @@ class LoRA:
     """y = W x + alpha / rank * B A x with W frozen and B zero: training starts at the base model.
 
     `targets`: names of layers, each the end of a layer's full name (`to_q`, `attn1.to_out.0`), or one regular
-    expression that a full name must match as a whole. `exclude`: parts of the network, by a word of their dotted names,
-    whose layers get none, where it has them: what is new in it is trained itself, or not at all. `dropout`: of x on its
-    way to A, in training. `init`: of A, kaiming (uniform) or gaussian (standard deviation 1 / rank).
+    expression that a full name must match as a whole. `dropout`: of x on its way to A, in training. `init`: of A,
+    kaiming (uniform) or gaussian (standard deviation 1 / rank).
     """
 
     targets: Sequence[str] | str
@@ -26,7 +25,6 @@ class LoRA:
     alpha: float
     dropout: float = 0.0
     init: str = "kaiming"
-    exclude: Sequence[str] = ()
 
     def __post_init__(self):
         if self.rank < 1:
@@ -45,15 +43,13 @@ class LoRA:
         """
         from peft import LoraConfig, inject_adapter_in_model
 
-        names = [name for name, layer in module.named_modules() if isinstance(layer, _ADAPTABLE)]
-        self._check_targets([name for name in names if not set(self.exclude) & set(name.split("."))])
+        self._check_targets([name for name, layer in module.named_modules() if isinstance(layer, _ADAPTABLE)])
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides by the rank: any number will do
             lora_dropout=self.dropout,
             init_lora_weights="gaussian" if self.init == "gaussian" else True,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            exclude_modules=rf"(.*\.)?({'|'.join(map(re.escape, self.exclude))})\..*" if self.exclude else None,
         )
         inject_adapter_in_model(config, module)
         adapters = {name: value for name, value in module.named_parameters() if ".lora_" in name}

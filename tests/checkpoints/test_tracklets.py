@@ -140,6 +140,8 @@ def train(capfd, outputs, experiment: str, *arguments: str):
         "datamodule.num_frames=2",
         "datamodule.height=32",
         "datamodule.width=32",
+        "datamodule.batch_size=1",
+        "trainer.limit_val_batches=1",
         "callbacks.log_samples.num_clips=0",
         "callbacks.checkpoint.every_n_train_steps=2",
         "trainer.val_check_interval=2",
