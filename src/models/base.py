@@ -231,13 +231,17 @@ class VideoDiffusion(LightningModule, ABC):
         self.log("val/loss", loss, sync_dist=True, batch_size=len(draws.seeds))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_factory(parameter_groups(self.trained_parameters()))
+        optimizer = self.optimizer_factory(self.optimizer_groups())
         if self.lr_schedule_factory is None:
             return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_schedule_factory(optimizer), "interval": "step"},
         }
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the groups that the optimizer is made of. A method whose original decays otherwise overrides it."""
+        return parameter_groups(self.trained_parameters())
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that receive a gradient, by name."""
