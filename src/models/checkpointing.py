@@ -16,7 +16,7 @@ def checkpoint_blocks(module: nn.Module, kind: type[nn.Module]) -> int:
     """
     blocks = [block for block in module.modules() if isinstance(block, kind)]
     for block in blocks:
-        block.forward = _checkpointed(block.forward)  # type: ignore[method-assign]
+        block.forward = _checkpointed(block.forward)
     return len(blocks)
 
 

@@ -16,7 +16,7 @@ from likeness.models.svd_xtend import SVDXtend, check_parts_fit
 
 from ..metrics.two_processes import in_two_processes
 from .test_base import fit
-from .test_svd_xtend import CLIP, UNET, VAE, batch_of, build
+from .test_svd_xtend import CLIP, VAE, batch_of, build
 
 
 def gradients_of(**settings) -> tuple[dict[str, torch.Tensor], int]:
