@@ -64,6 +64,7 @@ def make_batch(data: Any, device: str = "cpu") -> dict[str, Any]:
 def row_of(arguments: list[str]) -> dict[str, Any]:
     import torch
     from hydra.utils import instantiate
+
     from likeness.step_memory import predict_memory
 
     config = full_size(arguments)
@@ -72,8 +73,9 @@ def row_of(arguments: list[str]) -> dict[str, Any]:
     memory = predict_memory(
         build, partial(make_batch, config.datamodule), dtype=dtype, has_average="ema" in config.callbacks
     )
-    row = {"run": " ".join(arguments)}
-    row |= {f"{name} GB": getattr(memory, name) / 1e9 for name in ("weights", "optimizer", "average", "activations")}
+    row: dict[str, Any] = {"run": " ".join(arguments)}
+    constant = ("weights", "optimizer", "optimizer_8_bit", "average")
+    row |= {f"{name} GB": getattr(memory, name) / 1e9 for name in (*constant, "activations")}
     row |= {f"peak {name} GB": getattr(memory, name) / 1e9 for name in ("encoding", "training", "update")}
     row["predicted GB"] = memory.peak / 1e9
     row["measured GB"] = measured(build, config, dtype) / 1e9 if torch.cuda.is_available() else None
@@ -83,6 +85,7 @@ def row_of(arguments: list[str]) -> dict[str, Any]:
 def measured(build: Any, config: Any, dtype: Any) -> int:
     """Return the peak of torch's allocator on the GPU over two steps."""
     import torch
+
     from likeness.models.draws import Draws
 
     torch.cuda.reset_peak_memory_stats()

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map_only
 
 from .models.base import VideoDiffusion
 from .models.draws import Draws
+from .models.optimizers import SMALLEST_IN_8_BITS
 
-# bitsandbytes: two states of a byte a value, with a float32 scale for every block, where a tensor is not small.
-_BLOCK_OF_8_BITS, _SMALLEST_IN_8_BITS = 256, 4096
+_BLOCK_OF_8_BITS = 256  # values that share a float32 scale in bitsandbytes
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class StepMemory:
 
     `activations`: kept from the forward pass for the backward one. `encoding`, `training`, `update`: the most that
     there is at once of everything that comes and goes, while conditions and latents are made, in forward and backward
-    pass, and in the optimizer; gradients count among it.
+    pass, and in the optimizer; gradients count among it. `optimizer_8_bit`: in place of `optimizer` with
+    optimizer=adamw_8bit.
     """
 
     weights: int
     optimizer: int
+    optimizer_8_bit: int
     average: int
     activations: int
     encoding: int
@@ -104,7 +106,7 @@ def count_memory(
 ) -> StepMemory:
     """Return the memory of the second training step of `model`, which has weights, values or not, on one device."""
     optimizer: Any = _optimizer_of(model)
-    trained = model.trained_parameters().values()
+    trained = list(model.trained_parameters().values())
     tensors = [*model.parameters(), *model.buffers()]
     live, device = LiveBytes(iter(tensors)), tensors[0].device
     with live:
@@ -128,20 +130,13 @@ def count_memory(
     return StepMemory(
         weights=_bytes_of(tensors),
         optimizer=states,
+        optimizer_8_bit=_states_in_8_bits([value.numel() for value in trained]),
         average=4 * sum(value.numel() for value in trained) if has_average else 0,
         activations=activations,
         encoding=encoding - states,
         training=training - states,
         update=update - states,
     )
-
-
-def with_8_bit_states(memory: StepMemory, model: VideoDiffusion) -> StepMemory:
-    """Return `memory` with the states of bitsandbytes' AdamW8bit in place of float32 ones."""
-    sizes = [value.numel() for value in model.trained_parameters().values()]
-    large = [size for size in sizes if size >= _SMALLEST_IN_8_BITS]
-    scales = sum(-(-size // _BLOCK_OF_8_BITS) for size in large)
-    return replace(memory, optimizer=2 * (sum(large) + 4 * scales) + 8 * (sum(sizes) - sum(large)))
 
 
 @contextmanager
@@ -177,6 +172,12 @@ def _optimizer_of(model: VideoDiffusion) -> torch.optim.Optimizer:
         if "foreach" in group and not group.get("fused"):
             group["foreach"] = True  # torch's choice on CUDA, with temporaries as large as the parameters
     return optimizer
+
+
+def _states_in_8_bits(sizes: list[int]) -> int:
+    large = [size for size in sizes if size >= SMALLEST_IN_8_BITS]
+    scales = sum(-(-size // _BLOCK_OF_8_BITS) for size in large)
+    return 2 * (sum(large) + 4 * scales) + 8 * (sum(sizes) - sum(large))
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
