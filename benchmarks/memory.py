@@ -12,9 +12,10 @@ from common import report, show
 
 RUNS = [
     ["svd_xtend"],
+    ["svd_xtend", "model.checkpoint_temporal=true"],
     ["svd_xtend", "model.trained=null"],
     ["svd_xtend_lora"],
-    ["svd_xtend_lora_576x1024", "model.gradient_checkpointing=false"],
+    ["svd_xtend_lora_576x1024", "model.gradient_checkpointing=false", "model.checkpoint_temporal=false"],
     ["svd_xtend_lora_576x1024", "model.checkpoint_temporal=false"],
     ["svd_xtend_lora_576x1024"],
 ]

@@ -57,3 +57,14 @@ def test_resumed_run_has_the_weights_of_one_run(tmp_path, capfd, toy_settings):
     for name, value in whole["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value), name
         assert not torch.equal(first["state_dict"][name], value), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_states_of_another_optimizer_are_refused(tmp_path, capfd, toy_settings):
+    arguments = ["experiment=svd_xtend", "debug=tiny", *toy_settings, f"paths.output_root={tmp_path}", "run_name=x"]
+    arguments += ["callbacks.log_samples.num_clips=0", "datamodule.num_frames=2", "datamodule.height=32"]
+    assert call(capfd, "train", *arguments, "trainer.max_steps=1").code == 0
+    arguments += ["ckpt=last", "trainer.max_steps=2", "model.optimizer._target_=torch.optim.RAdam"]
+    outcome = call(capfd, "train", *arguments)
+    assert outcome.code == 1
+    assert "holds the states of AdamW, which RAdam cannot go on with" in outcome.error
