@@ -235,8 +235,8 @@ class VideoDiffusion(LightningModule, ABC):
         optimizer = self.optimizer_factory(self.optimizer_groups())
         if self._saved_optimizer not in (None, type(optimizer).__name__):
             raise ValueError(
-                f"the checkpoint holds the states of {self._saved_optimizer}, which {type(optimizer).__name__} cannot go "
-                "on with: resume with the same model.optimizer, or start anew from its weights, init_from=RUN"
+                f"the checkpoint holds the states of {self._saved_optimizer}, which {type(optimizer).__name__} cannot "
+                "go on with: resume with the same model.optimizer, or start anew from its weights, init_from=RUN"
             )
         if self.lr_schedule_factory is None:
             return optimizer

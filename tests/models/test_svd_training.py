@@ -1,5 +1,6 @@
 """SVD Xtend: what is trained and decays, on which activations, and on how many processes."""
 
+import copy
 import os
 from functools import partial
 from pathlib import Path
@@ -8,11 +9,14 @@ import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.attention import TemporalBasicTransformerBlock
+from hydra.utils import instantiate
 
+from likeness.config import compose_config
 from likeness.models.autoencoders import TemporalDecoderAutoencoder
 from likeness.models.draws import Draws
 from likeness.models.image_encoders import CLIPImageEncoder
 from likeness.models.svd_xtend import SVDXtend, check_parts_fit
+from likeness.models.trained import select
 
 from ..metrics.two_processes import in_two_processes
 from .test_base import fit
@@ -104,3 +108,45 @@ def test_two_processes_train_the_weights_of_one_with_the_doubled_batch(tmp_path)
         moved.append((start[name] - value).abs().max())
     assert max(differences) < 1e-5, max(differences)
     assert max(halves) > 1e-3 and max(moved) > 5e-3  # what a rank alone would have trained
+
+
+@pytest.fixture(scope="module")
+def full_size_layers():
+    """The published network without memory for its weights."""
+    with torch.device("meta"):
+        return UNetSpatioTemporalConditionModel()
+
+
+def composed(*arguments: str):
+    return compose_config("train", ["experiment=svd_xtend", "datamodule.train=x", *arguments]).model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "tensors"),
+    [
+        ([], 397_620_480, 416),
+        (["trained=temporal"], 397_620_480, 416),
+        (["trained=temporal_down"], 138_324_480, 156),
+        (["trained=all"], 1_524_623_082, 1428),
+    ],
+)
+def test_presets_train_as_many_parameters_as_the_originals(full_size_layers, arguments, count, tensors):
+    parameters = dict(full_size_layers.named_parameters(prefix="denoiser"))
+    chosen = select(parameters, composed(*arguments).trained)
+    assert (sum(parameters[name].numel() for name in chosen), len(chosen)) == (count, tensors)
+
+
+@pytest.mark.parametrize(
+    ("group", "modules", "count"),
+    [
+        ("svd", 256, 1_659_904),
+        ("attention", 256, 1_659_904),
+        ("svd_temporal", 128, 829_952),
+        ("svd_spatial", 128, 829_952),
+    ],
+)
+def test_adapters_have_as_many_parameters_as_the_originals(full_size_layers, group, modules, count):
+    settings = composed("experiment=svd_xtend_lora", f"lora={group}")
+    assert settings.trained is None
+    adapters = instantiate(settings.lora, _convert_="all").apply(copy.deepcopy(full_size_layers))
+    assert (len(adapters), sum(value.numel() for value in adapters.values())) == (2 * modules, count)
