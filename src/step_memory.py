@@ -97,12 +97,16 @@ def predict_memory(
         model = build()
     mode = FakeTensorMode()
     _make_fake(model, mode)
-    with mode, rounded_as_on_cuda(dtype):
-        return count_memory(model, make_batch, has_average=has_average)
+    with mode, norms_as_on_cuda():
+        return count_memory(model, make_batch, dtype=dtype, has_average=has_average)
 
 
 def count_memory(
-    model: VideoDiffusion, make_batch: Callable[[], Mapping[str, Any]], *, has_average: bool = False
+    model: VideoDiffusion,
+    make_batch: Callable[[], Mapping[str, Any]],
+    *,
+    dtype: torch.dtype | None = None,
+    has_average: bool = False,
 ) -> StepMemory:
     """Return the memory of the second training step of `model`, which has weights, values or not, on one device."""
     optimizer: Any = _optimizer_of(model)
@@ -114,11 +118,12 @@ def count_memory(
             live.start_peak()
             batch: Any = make_batch()
             draws = Draws(list(range(len(batch["pixel_values"]))), device)
-            latents = model.encode(batch, draws)
-            conditioning = model.condition(batch, draws, augment=True)
-            encoding, before = live.start_peak(), live.current
-            noise, timesteps = model.draw_noise(draws, latents.shape[1:]), model.draw_timesteps(draws)
-            loss = model.loss(latents, conditioning, noise, timesteps).mean()
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                latents = model.encode(batch, draws)
+                conditioning = model.condition(batch, draws, augment=True)
+                encoding, before = live.start_peak(), live.current
+                noise, timesteps = model.draw_noise(draws, latents.shape[1:]), model.draw_timesteps(draws)
+                loss = model.loss(latents, conditioning, noise, timesteps).mean()
             activations = live.current - before
             optimizer.zero_grad()  # here, as Lightning does it: the last step's gradients are there until now
             loss.backward()
@@ -140,16 +145,12 @@ def count_memory(
 
 
 @contextmanager
-def rounded_as_on_cuda(dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute in this block as CUDA's autocast to `dtype` would, on tensors of a CPU. None: without autocast."""
-    if dtype is None:
-        yield
-        return
+def norms_as_on_cuda() -> Iterator[None]:
+    """Take norms in float32 in this block where autocast is on, as CUDA's does. The CPU's takes them in what comes."""
     originals = {name: getattr(F, name) for name in ("group_norm", "layer_norm")}
 
     def in_float32(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(*inputs: Any, **settings: Any) -> Tensor:
-            # CUDA's autocast takes norms in float32, the CPU's in what comes.
             if torch.is_autocast_enabled("cpu"):
                 inputs, settings = tree_map_only(Tensor, Tensor.float, (inputs, settings))
             return norm(*inputs, **settings)
@@ -159,8 +160,7 @@ def rounded_as_on_cuda(dtype: torch.dtype | None) -> Iterator[None]:
     for name, norm in originals.items():
         setattr(F, name, in_float32(norm))
     try:
-        with torch.autocast("cpu", dtype):
-            yield
+        yield
     finally:
         for name, norm in originals.items():
             setattr(F, name, norm)

@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from likeness.models.draws import Draws
 from likeness.models.lora import LoRA
-from likeness.step_memory import LiveBytes, predict_memory, rounded_as_on_cuda
+from likeness.step_memory import LiveBytes, norms_as_on_cuda, predict_memory
 
 from .models.test_svd_xtend import ATTENTION, batch_of, build
 
@@ -84,7 +84,7 @@ def test_a_view_and_a_change_in_place_take_no_memory_and_what_is_gone_counts_no_
 
 def test_norms_are_taken_in_float32_as_on_cuda():
     norm, inputs = torch.nn.GroupNorm(2, 4), torch.zeros(1, 4, 3, dtype=torch.bfloat16)
-    with rounded_as_on_cuda(torch.bfloat16):
+    with norms_as_on_cuda(), torch.autocast("cpu", torch.bfloat16):
         assert norm(inputs).dtype == torch.float32
         assert torch.nn.Linear(3, 3)(torch.zeros(1, 3)).dtype == torch.bfloat16
     assert norm.to(torch.bfloat16)(inputs).dtype == torch.bfloat16
