@@ -41,6 +41,7 @@ def main(config: DictConfig) -> None:
     from .generation import check_sampling, choose_device, load_run
     from .memory import check_memory, place
     from .models.encode_once import encode_once
+    from .models.lora import scale_lora
     from .run import quiet_libraries
 
     quiet_libraries()
@@ -49,6 +50,7 @@ def main(config: DictConfig) -> None:
     wanted = {name: config[name] for name in ("num_frames", "height", "width") if config[name] is not None}
     model, conditions, trained = load_run(config.ckpt, config.paths, config.weights, wanted)
     check_prompts(requests, "text_encoder" in model.encoder_names)
+    scale_lora(model, config.lora_scale)
     sampling = {**trained.sampling, **config.sampling}
     check_sampling(model, sampling)
     size = {name: trained.datamodule[name] for name in ("num_frames", "height", "width")}
@@ -60,6 +62,7 @@ def main(config: DictConfig) -> None:
     planned = _plan(lines, config.num_videos, config.seed, sampling, size)
     for clip in planned:
         clip["preprocess"] = None if preprocess is None else preprocess.description
+        clip["lora_scale"] = config.lora_scale
     writer, done = RecordWriter(output, share), read_records(output)
     todo = [clip for clip in planned if not _is_done(clip, done.get(clip["video"]), output)]
     if len(todo) < len(planned):

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from diffusers.models.attention import TemporalBasicTransformerBlock
 from torch import Tensor
 
 from .base import Batch, Conditioning, OnStep, OptimizerFactory, ScheduleFactory, VideoDiffusion
+from .checkpointing import checkpoint_blocks
 from .diffusion.edm import (
     add_noise_at,
     cosine_sigmas,
@@ -27,6 +29,7 @@ from .image_encoders import ImageEncoder
 from .lora import LoRA
 
 ORIGINAL_FPS_ID, ORIGINAL_MOTION_BUCKET = 7.0, 127.0  # the authors' code, whatever the clip
+SVD_CHANNELS, SVD_HEADS = [320, 640, 1280, 1280], [5, 10, 20, 20]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class SVDXtend(VideoDiffusion):
     576 x 1024 (paper). `sigma_sampler`: lognormal, or cosine (the authors' runs before 2024). `image_noise`: likewise,
     of the picture's noise. `conditioning_dropout`: q; with that probability the embedding alone, both, or the latents
     alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little noise.
+    `gradient_checkpointing`: diffusers' own, of residual blocks and spatial transformers; `checkpoint_temporal`: of the
+    temporal transformers too.
 
     `compat=original` repeats what the authors' code does otherwise: the picture's latents are a sample of the posterior
     instead of its mean, every clip is told the first one's noise on the picture, 7 for the frame rate (the network was
-    trained on fps - 1) and motion bucket 127; the loss has the x0 form.
+    trained on fps - 1) and motion bucket 127; the loss has the x0 form, and biases and norms decay like matrices.
     """
 
     reads = ("image_pixel_values",)
@@ -73,6 +78,7 @@ class SVDXtend(VideoDiffusion):
         loss_form: str = "v",
         compat: str = "corrected",
         gradient_checkpointing: bool = False,
+        checkpoint_temporal: bool = False,
         lora: LoRA | None = None,
         trained: Sequence[str] | None = None,
     ):
@@ -106,6 +112,8 @@ class SVDXtend(VideoDiffusion):
         self.loss_form = "x0" if self.is_original else loss_form
         if gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
+        if checkpoint_temporal:
+            checkpoint_blocks(denoiser, TemporalBasicTransformerBlock)
 
     @classmethod
     def cacheable(cls) -> dict[str, Cacheable]:
@@ -250,6 +258,10 @@ class SVDXtend(VideoDiffusion):
             mean = self.autoencoder.sample_posterior(mean, std, draws.normal("image_posterior", mean.shape[1:]))
         return mean.float() / self.autoencoder.scaling_factor
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        groups = super().optimizer_groups()
+        return [{"params": [value for group in groups for value in group["params"]]}] if self.is_original else groups
+
 
 def check_parts_fit(denoiser: Any, autoencoder: Any, image_encoder: ImageEncoder) -> None:
     """Raise ValueError where the denoiser is none of SVD's, or its widths are not those of its companions."""
@@ -268,3 +280,10 @@ def check_parts_fit(denoiser: Any, autoencoder: Any, image_encoder: ImageEncoder
     for name, (what, value) in pairs.items():
         if settings[name] != value:
             raise ValueError(f"backbone.denoiser.{name}={settings[name]} must equal {what}, {value}")
+    channels, heads = (settings[name] for name in ("block_out_channels", "num_attention_heads"))
+    if [*channels] == SVD_CHANNELS and heads not in (SVD_HEADS, tuple(SVD_HEADS)):
+        # No tensor's shape tells: the weights would load, and every attention layer of two levels compute nonsense.
+        raise ValueError(
+            f"backbone.denoiser.num_attention_heads={heads}: Stable Video Diffusion was trained with {SVD_HEADS}. Old "
+            "diffusers wrote another number: correct config.json of the denoiser"
+        )
