@@ -192,7 +192,7 @@ def _request(clip: dict[str, Any], prepared: dict[Path, PreparedReference]) -> S
     from .datamodules.conditions import SampleRequest
 
     pictures = [prepared[Path(path)].crop for path in clip["source_references"]]
-    return SampleRequest(clip["prompt"], pictures, recorded_boxes(clip), clip["seed"])
+    return SampleRequest(clip["prompt"], pictures, recorded_boxes(clip), clip["num_frames"], clip["seed"])
 
 
 def _batches(clips: list[dict[str, Any]], batch_size: int) -> Iterator[list[dict[str, Any]]]:

@@ -188,12 +188,12 @@ def _key_boxes(source: str, objects: Sequence[BoxedObject], num_frames: int | No
 
 
 def _parse_object(entry: Any, number: int, place: str) -> BoxedObject:
-    place = f"{place}, object {number}"
+    name = entry.get("id", str(number)) if isinstance(entry, dict) else str(number)
+    place = f"{place}, object {name!r}"
     _check_keys(entry, OBJECT_KEYS, place)
-    name, label = entry.get("id", str(number)), entry.get("label", "")
+    label = entry.get("label", "")
     if not isinstance(name, (str, int)) or isinstance(name, bool) or not isinstance(label, str):
         raise ValueError(f'{place}: "id" and "label" must be names, not {name!r} and {label!r}')
-    place = f"{place} ({name!r})" if "id" in entry else place
     between, ends = entry.get("between", "linear"), entry.get("ends", "absent")
     for key, value, allowed in (("between", between, ("linear", "absent")), ("ends", ends, ("absent", "hold"))):
         if value not in allowed:

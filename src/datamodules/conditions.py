@@ -21,13 +21,15 @@ MAX_REFERENCES = 3  # what Concat-ID was made for: its position table has room f
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What a user asks for: one clip. `references`: RGB pictures (h w 3 uint8), one an identity; `boxes`: where things
-    are to be; `seed`: of what a condition draws.
+    """What a user asks for: one clip of `num_frames`. `references`: RGB pictures (h w 3 uint8), one an identity.
+
+    `boxes`: where things are to be; `seed`: of what a condition draws.
     """
 
     prompt: str
     references: Sequence[np.ndarray]
     boxes: TrackedBoxes | None = None
+    num_frames: int | None = None
     seed: int = 0
 
 
@@ -106,7 +108,7 @@ def check_boxes(conditions: Mapping[str, Condition], boxes: Sequence[TrackedBoxe
         )
     for condition in taking:
         for one in boxes:
-            condition.from_request(SampleRequest("", [], one))
+            condition.from_request(SampleRequest("", [], one, len(one.boxes)))
 
 
 class ReferenceImages(Condition):

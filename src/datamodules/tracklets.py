@@ -55,7 +55,7 @@ class Tracklets(Condition):
     frame (`boxes.relaxed`): in training each with `soft_box_probability`, from a request those between its key boxes.
     Drawn is where the object is.
 
-    A request's boxes fill the slots in their order, `num_frames` of them; without boxes all are absent.
+    A request's boxes fill the slots in their order; without boxes all are absent.
     """
 
     takes_boxes = True
@@ -64,7 +64,6 @@ class Tracklets(Condition):
         self,
         *,
         num_slots: int = 20,
-        num_frames: int | None = None,
         order: str = "by_id",
         draw: bool = False,
         clean_first: bool = True,
@@ -91,7 +90,7 @@ class Tracklets(Condition):
                 f"soft_box_probability={soft_box_probability} must lie in [0, 1], and be 0 with box_dim=7, which does "
                 f"not tell the model what is soft: {SETTINGS}"
             )
-        self.num_slots, self.num_frames, self.order, self.compat = num_slots, num_frames, order, compat
+        self.num_slots, self.order, self.compat = num_slots, order, compat
         self.edge, self.box_dim, self.soft_box_probability = edge, box_dim, soft_box_probability
         self.draw, self.clean_first, self.line_width = draw, clean_first, line_width
         self.keep_crowds, self.keep_occluded = keep_crowds, keep_occluded
@@ -121,10 +120,9 @@ class Tracklets(Condition):
         return tensors
 
     def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
-        given = request.boxes
-        num_frames = self.num_frames or (None if given is None else len(given.boxes))
+        given, num_frames = request.boxes, request.num_frames
         if num_frames is None:
-            raise ValueError(f"a clip without boxes needs {SETTINGS}.num_frames=${{datamodule.num_frames}}")
+            raise ValueError("a request for a clip that follows boxes must say its num_frames")
         slots = Slots.free(num_frames, self.num_slots)
         is_soft = np.zeros_like(slots.present)
         if given is not None:
