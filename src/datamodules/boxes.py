@@ -143,13 +143,11 @@ def box_at(one: BoxedObject, frame: int, scale: float, num_frames: int) -> KeyBo
 
 
 def choose_colours(given: Sequence[Colour | None]) -> np.ndarray:
-    """Return the `given` colours (k 3), and for None the first of COLOURS that are free."""
+    """Return the `given` colours (k 3), and for None the first of COLOURS that are free, then greys."""
     taken = {tuple(colour) for colour in given if colour is not None}
-    free = (colour for colour in COLOURS.tolist() if tuple(colour) not in taken)
-    chosen = [next(free, None) if colour is None else colour for colour in given]
-    if None in chosen:
-        raise ValueError(f"{len(given)} objects want a colour, and there are {len(COLOURS)}: give `colour` of each")
-    return np.array(chosen, int).reshape(-1, 3)
+    supply = [*COLOURS.tolist(), *([level] * 3 for level in range(256))]
+    free = (colour for colour in supply if tuple(colour) not in taken)
+    return np.array([next(free) if colour is None else colour for colour in given], int).reshape(-1, 3)
 
 
 def relaxed(boxes: np.ndarray, is_soft: np.ndarray, rng: np.random.Generator) -> np.ndarray:
