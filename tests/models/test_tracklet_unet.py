@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.attention import TemporalBasicTransformerBlock
 from omegaconf import OmegaConf
 
 from likeness.config import CONF_DIR
+from likeness.models.checkpointing import checkpoint_blocks
 from likeness.models.denoisers.instance_enhancer import box_features
 from likeness.models.denoisers.position_net import PositionNet, fourier
 from likeness.models.denoisers.tracklet_unet import TrackletUNet, load_tracklet_unet
@@ -47,6 +49,8 @@ def test_from_stock_weights_it_is_the_stock_network_whatever_the_boxes(stock_fol
     again = load_tracklet_unet(pretrained=folder, instance_enhancer=enhancer).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in ours.state_dict().items())
     assert not any(value.is_meta for value in again.values())
+    half = load_tracklet_unet(pretrained=folder, instance_enhancer=enhancer, dtype="bfloat16")
+    assert {value.dtype for value in half.state_dict().values()} == {torch.bfloat16}
 
 
 @ENHANCERS
@@ -85,6 +89,7 @@ def gradients(denoiser, losses: int = 1) -> dict[str, torch.Tensor]:
 def test_gradient_checkpointing_changes_no_gradient(enhancer):
     plain, checkpointed = (tiny(gate=0.7, instance_enhancer=enhancer) for _ in range(2))
     checkpointed.enable_gradient_checkpointing()
+    assert checkpoint_blocks(checkpointed, TemporalBasicTransformerBlock) == 4
     # Of two passes the second has shown its own boxes before the first is computed again.
     found, expected = gradients(checkpointed, losses=2), gradients(plain, losses=2)
     assert found.keys() == expected.keys()
