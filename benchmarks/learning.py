@@ -6,8 +6,8 @@
     python benchmarks/learning.py tracklet2video_toy
 
 Trains the experiment, samples for people whom it has not seen and evaluates the clips with the toy face analyzer; then
-the same model without its condition (references, first frame, boxes) and, with --ablation, a model trained without it. The
-real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
+the same model without its condition (references, first frame, boxes) and, with --ablation, a model trained without it.
+The real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
 """
 
 import argparse
