@@ -8,8 +8,6 @@ from likeness.metrics.flow import FarnebackFlow, amplitude, is_dynamic, signed_a
 from likeness.metrics.model_files import MissingModel
 from likeness.metrics.motion import Flicker, Motion, MotionSmoothness
 
-from .two_processes import in_two_processes
-
 
 def panning(speed: int = 2, num_frames: int = 12, size: int = 64, seed: int = 0) -> np.ndarray:
     """A camera that moves over a soft random picture, `speed` pixels a frame."""
@@ -134,18 +132,6 @@ def test_clips_too_short_have_no_value_and_a_note():
         assert "1 of 2 clips are left out" in metric.notes()[0]
     with pytest.raises(ValueError, match="fps=0"):
         Motion(flow=FarnebackFlow()).update(panning(), 0)
-
-
-def test_two_processes_get_what_one_gets():
-    clips = [panning(speed) for speed in (0, 1, 2)]
-
-    def flicker(part: slice) -> float:
-        metric = Flicker()
-        for frames in clips[part]:
-            metric.update(frames)
-        return metric.compute()["temporal_flickering"].item()
-
-    assert in_two_processes(lambda rank: flicker(slice(rank, None, 2))) == pytest.approx([flicker(slice(None))] * 2)
 
 
 def test_without_opencv_flow_says_what_to_install(monkeypatch):
