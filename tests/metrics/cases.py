@@ -61,10 +61,7 @@ def drawn_clips(num_clips: int = 6) -> list[Clip]:
 @cache
 def clips_of_groups() -> list[Clip]:
     """Return the drawn clips, one without a face, and one of two people with their two pictures."""
-    people, size = (
-        [make_person(np.random.default_rng(seed)) for seed in (0, 1)],
-        {"height": 64, "width": 96, "fps": 8.0},
-    )
+    people = [make_person(np.random.default_rng(seed)) for seed in (0, 1)]
     rng = np.random.default_rng(7)
     together = draw_clip(people, rng, num_frames=5, height=64, width=96, fps=8.0).frames
     pictures = [given["references"][0] for _, given in drawn_clips()[:2]]
