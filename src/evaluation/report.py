@@ -24,7 +24,7 @@ def write_report(
     path: Path, result: dict[str, Any], clips: Sequence[EvaluatedClip], *, title: str, training: Path | None = None
 ) -> None:
     """Write the page. `result`: what `metrics.json` holds; `training`: folder of the run whose loss curve is shown."""
-    parts = [_summary(result), _values(result), _notes(result)]
+    parts = [_summary(result), _values(result), _notes(result), _benchmark(result)]
     if training is not None:
         parts.append(f"<h2>Training</h2>{loss_curve(read_metrics(training / 'metrics.csv'))}")
     parts += [_ends(result, clips), _distributions(result), _all_clips(result), _failed(result), _origins(result)]
@@ -100,6 +100,24 @@ def _disabled(result: Mapping[str, Any]) -> str:
 
 def _notes(result: Mapping[str, Any]) -> str:
     return "".join(f"<p class=note>{html.escape(note)}</p>" for note in result["notes"])
+
+
+def _benchmark(result: Mapping[str, Any]) -> str:
+    """Return the totals of the benchmark that was asked for, and the columns that they are of, in percent."""
+    totals = result.get("benchmark")
+    if totals is None:
+        return ""
+    rows = []
+    for name, value in totals["totals"].items():
+        missing = ", ".join(totals["missing"].get(name, []))
+        shown = "undefined" if value is None else f"{100 * value:.2f}"
+        cells = [f"<b>{name}</b>", shown, "", html.escape(f"missing: {missing}" if missing else "")]
+        rows.append(_row(cells, [None, value, None, None]))
+    for name, column in totals["columns"].items():
+        cells = [name, f"{100 * column['share']:.2f}", f"{column['value']:.4f}", html.escape(column["source"])]
+        rows.append(_row(cells, [None, column["share"], column["value"], None]))
+    caution = f"<p class=note>{html.escape(totals['caution'])}</p>" if totals["caution"] else ""
+    return f"<h2>{html.escape(totals['title'])}</h2>{_table(['column', 'percent', 'measured', 'from'], rows)}{caution}"
 
 
 def _ends(result: Mapping[str, Any], clips: Sequence[EvaluatedClip]) -> str:

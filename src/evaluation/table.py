@@ -91,10 +91,15 @@ def show_difference(difference: Mapping[str, Any] | None) -> str:
     return f"{difference['value']:+.4f} {show_interval(difference)}{star}"
 
 
-def print_totals(values: Mapping[str, float], domain: str) -> None:
+def print_totals(result: Mapping[str, Any]) -> None:
+    """Print a benchmark's columns and totals, in percent, and what is missing."""
     from rich.table import Table
 
-    table = Table("column", "percent", title=f"OpenS2V-Eval, {domain} domain")
-    for name, value in values.items():
-        table.add_row(name, f"{100 * value:.2f}", style="bold" if name == "total" else "")
-    _print(table)
+    table = Table("column", "measured", "percent", "from", title=result["title"])
+    for name, column in result["columns"].items():
+        table.add_row(name, f"{column['value']:.4f}", f"{100 * column['share']:.2f}", column["source"])
+    for name, value in result["totals"].items():
+        missing = ", ".join(result["missing"].get(name, []))
+        shown = "undefined" if value is None else f"{100 * value:.2f}"
+        table.add_row(name, "", shown, f"missing: {missing}" if missing else "", style="bold")
+    _print(table, [f"note: {result['caution']}"] if result["caution"] else [])
