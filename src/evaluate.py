@@ -69,7 +69,8 @@ def _evaluate(config: DictConfig) -> None:
 
 def _compare(config: DictConfig) -> None:
     from .datamodules.shards import write_atomically
-    from .evaluation.comparison import compare, read_run
+    from .evaluation.comparison import compare
+    from .evaluation.pairs import read_run
     from .evaluation.report import write_comparison
     from .evaluation.table import print_comparison
 

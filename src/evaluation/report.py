@@ -9,8 +9,8 @@ from typing import Any
 from ..datamodules.shards import write_atomically
 from ..loggers import read_metrics
 from .clips import EvaluatedClip
-from .comparison import Run, pair_name
 from .page import page
+from .pairs import Run, pair_name
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
 from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
@@ -93,7 +93,7 @@ def _disabled(result: Mapping[str, Any]) -> str:
     """Return what could not be measured, by the model that is missing."""
     rows = [
         _row([html.escape(", ".join(names)), html.escape(reason).replace("\n", "<br>")], [None] * 2, "off")
-        for reason, names in by_reason(result).items()
+        for reason, names in by_reason(result["disabled"]).items()
     ]
     return f"<h2>Disabled, not measured</h2>{_table(['metrics', 'why'], rows)}" if rows else ""
 

@@ -26,10 +26,10 @@ def show_interval(interval: Mapping[str, Any] | None) -> str:
     return f"[{show(interval['low'])}, {show(interval['high'])}]"
 
 
-def by_reason(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of disabled metrics by what disables them."""
+def by_reason(disabled: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of `disabled` metrics by what disables them."""
     found: dict[str, list[str]] = {}
-    for name, reason in result["disabled"].items():
+    for name, reason in disabled.items():
         found.setdefault(reason, []).append(name)
     return found
 
@@ -60,7 +60,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         meaning = result["undefined"].get(name) or result["descriptions"].get(name, "")
         interval = show_interval(result["intervals"].get(name))
         table.add_row(name, show(value), interval, source_of(result, name), meaning)
-    for reason, names in by_reason(result).items():
+    for reason, names in by_reason(result["disabled"]).items():
         table.add_row("\n".join(names), "disabled", "", "", reason.partition(" Get them with")[0], style="dim")
     speeds = {name: timing["clips_per_s"] for name, timing in result["timing"].items()}
     parts = [

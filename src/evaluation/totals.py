@@ -8,7 +8,7 @@ from typing import Any
 
 from ..metrics.answers import ANSWERS
 from ..metrics.benchmarks import BENCHMARKS, Benchmark
-from .comparison import read_run
+from .pairs import read_run
 from .table import source_of
 
 # What a source gives: by column, its mean over videos and where it is from.
