@@ -260,7 +260,7 @@ def _row(cells: Sequence[str], values: Sequence[float | None], kind: str = "") -
     """Return a row of HTML `cells`; a column with `values` is sorted by them, others by their text."""
     parts = []
     for cell, value in zip(cells, values, strict=True):
-        is_number = value is not None or cell in ("undefined", "disabled")
+        is_number = value is not None or cell.startswith(("undefined", "–"))
         number = "" if value is None else f" data-value='{float(value)!r}'"
         parts.append(f"<td{' class=number' if is_number else ''}{number}>{cell}</td>")
     return f"<tr{f' class={kind}' if kind else ''}>{''.join(parts)}</tr>"

@@ -55,7 +55,10 @@ def print_result(result: Mapping[str, Any]) -> None:
     """Print values with intervals, what was not measured, notes, and how fast it was."""
     from rich.table import Table
 
-    table = Table("metric", "value", "95 % interval", "from", "meaning", title=f"{result['num_clips']} clips")
+    title = f"{result['num_clips']} clips"
+    if result["failed"]:
+        title += f", {len(result['failed'])} more could not be read"
+    table = Table("metric", "value", "95 % interval", "from", "meaning", title=title)
     for name, value in shown_values(result).items():
         meaning = result["undefined"].get(name) or result["descriptions"].get(name, "")
         interval = show_interval(result["intervals"].get(name))

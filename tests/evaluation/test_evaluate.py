@@ -174,10 +174,12 @@ def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
 
 
 def test_two_runs_are_compared_in_pairs(clips, capfd):
-    _, first = evaluate(capfd, clips, output="a")
+    shutil.copytree(clips / "clips", clips / "real")
+    distances = ["metrics=[default,frechet]", f"real={clips / 'real'}"]
+    _, first = evaluate(capfd, clips, *distances, output="a")
     frames = np.zeros((12, 64, 64, 3), np.uint8)
     write_mp4(clips / "clips" / "p00013_c0.mp4", frames)
-    evaluate(capfd, clips, output="b")
+    evaluate(capfd, clips, *distances, output="b")
     runs = f"compare=[{clips / 'a'},{clips / 'b'}]"
     outcome = call(capfd, "evaluate", runs, f"output={clips / 'c'}")
     assert outcome.code == 0, outcome.error
@@ -185,6 +187,10 @@ def test_two_runs_are_compared_in_pairs(clips, capfd):
     row = result["metrics"]["face_similarity_all_frames"]
     assert row["changed"][0][0]["name"] == "p00013_c0"
     assert row["differences"][0]["value"] == pytest.approx(-first["clips"][1]["similarity_all_frames"] / 3, abs=1e-4)
+    assert any(
+        "no paired interval for fvd_own, fvd_own_mmd" in note and "there are 3 pairs and 3 real clips" in note
+        for note in result["notes"]
+    )
     page = (clips / "c" / "comparison.html").read_text()
     assert page.count("<video") >= 2
     assert "What changed" in page
