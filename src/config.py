@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, StringNode
+from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
 PACKAGE_DIR = Path(__file__).parent
 CONF_DIR = PACKAGE_DIR / "conf" if (PACKAGE_DIR / "conf").is_dir() else PACKAGE_DIR.parent / "conf"
@@ -77,12 +77,15 @@ class SampleConfig:
     prompt: str | None = None
     references: list[str] = field(default_factory=list)
     inputs: str | None = None
+    boxes: str | None = None
+    show_boxes: bool = False
     num_videos: int = 1
     batch_size: int | None = None
     memory: str | None = None
     share: str = "auto"
     seed: int = 42
     weights: str = "ema"
+    lora_scale: float = 1.0
     sampling: dict[str, Any] = field(default_factory=dict)
     num_frames: int | None = None
     height: int | None = None
@@ -145,9 +148,11 @@ EXPORT_CONFIG = OmegaConf.create(
         "format": StringNode(None),
         "weights": StringNode(None),
         "dtype": StringNode(None),
+        "variant": StringNode(None),
         "base": StringNode(None),
         "vae": StringNode(None),
         "merge_lora": BooleanNode(False, is_optional=False),
+        "lora_scale": FloatNode(1.0, is_optional=False),
         "max_shard_size": StringNode(MISSING, is_optional=False),
         "paths": PathsConfig,
     },

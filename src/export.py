@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_VARIANTS = {"fp16": "float16", "bf16": "bfloat16"}
+
 # What can be written of what a place holds.
 _FORMATS = {
     "lora": ["lora"],
@@ -34,18 +36,34 @@ def main(config: DictConfig) -> None:
             raise ValueError(f"{name} must be given, e.g. {example}")
     from .checkpoints.sources import read_source
     from .checkpoints.writing import check_shard_size
-    from .models.loading import parse_dtype
     from .run import quiet_libraries
 
     quiet_libraries()
     check_shard_size(config.max_shard_size)
-    dtype = None if config.dtype is None else parse_dtype(config.dtype)
+    dtype = _dtype(config)
     source = read_source(config["from"], config.weights, config.paths)
+    if source.lora is not None:
+        source = replace(source, lora=replace(source.lora, alpha=source.lora.alpha * config.lora_scale))
+    elif config.lora_scale != 1:
+        raise ValueError(f"lora_scale={config.lora_scale}, but {source.path} holds no LoRA")
     if config.merge_lora:
         source = _merged(source, config.base, dtype)
     chosen = _choose_format(source, config)
     _write(chosen, source, config, dtype)
     log.info("%s of %s in %s", chosen, source.path, config.to)
+
+
+def _dtype(config: DictConfig) -> torch.dtype | None:
+    """Return the precision to write in, that of the variant where one is given; None: as it is."""
+    from .models.loading import parse_dtype
+
+    if config.variant is None:
+        return None if config.dtype is None else parse_dtype(config.dtype)
+    if config.variant not in _VARIANTS:
+        raise ValueError(f"variant={config.variant} is not one of {', '.join(_VARIANTS)}")
+    if config.dtype not in (None, _VARIANTS[config.variant]):
+        raise ValueError(f"variant={config.variant} names files in {_VARIANTS[config.variant]}: dtype={config.dtype}")
+    return parse_dtype(_VARIANTS[config.variant])
 
 
 def _merged(source: Source, base: str | None, dtype: torch.dtype | None) -> Source:
@@ -99,6 +117,7 @@ def _choose_format(source: Source, config: DictConfig) -> str:
     for name, has_effect in (
         ("vae", chosen == "diffusers"),
         ("base", chosen == "diffusers" or config.merge_lora),
+        ("variant", chosen not in ("sat", "lora")),
     ):
         if config[name] is not None and not has_effect:
             raise ValueError(
@@ -121,13 +140,13 @@ def _write(chosen: str, source: Source, config: DictConfig, dtype: torch.dtype |
         raise ValueError("format=diffusers writes a whole pipeline: base=FOLDER must hold its other parts")
     with whole_folder(Path(config.to), written_bytes(source, dtype)) as folder:
         if chosen == "diffusers" and base is not None:
-            write_pipeline(folder, source, base, vae, dtype, config.max_shard_size)
+            write_pipeline(folder, source, base, vae, dtype, config.max_shard_size, config.variant)
         elif source.lora is not None:
             write_lora(folder, source.lora, source.model_class, dtype)
         elif chosen == "sat":
             write_sat(folder, source, dtype)
         else:
-            write_network(folder, source, dtype, config.max_shard_size)
+            write_network(folder, source, dtype, config.max_shard_size, config.variant)
 
 
 if __name__ == "__main__":

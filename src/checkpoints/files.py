@@ -87,7 +87,9 @@ def read_weights_folder(folder: Path) -> dict[str, LazyTensor]:
     Raises ValueError where there is no .safetensors file, or where one of the shards is missing.
     """
     index, whole = folder / f"{WEIGHTS_NAME}.safetensors.index.json", folder / f"{WEIGHTS_NAME}.safetensors"
-    files = sorted(folder.glob("*.safetensors"))
+    files, variants = sorted(folder.glob("*.safetensors")), list(folder.glob(f"{index.stem}.*.json"))
+    if not index.is_file() and not whole.is_file() and len(variants) == 1:
+        index = variants[0]  # of a variant alone, such as fp16
     if index.is_file():
         places = read_json(index).get("weight_map", {})
         tensors: dict[str, LazyTensor] = {}

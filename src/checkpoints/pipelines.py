@@ -50,6 +50,11 @@ def read_index(base: Path, transformer: Source) -> dict[str, Any]:
     if not base.is_dir():
         raise ValueError(f"base={base} is no folder: name one in diffusers layout, as hf download zai-org/CogVideoX-5b")
     path, network = base / "model_index.json", transformer.model_class.__name__
+    if network == "TrackletUNet":
+        raise ValueError(
+            f"{transformer.path} has boxes, which no stock pipeline knows: write the network alone, format=unet and no "
+            "base. backbone.denoiser.pretrained and TrackDiffusion read it"
+        )
     if path.is_file():
         index = read_json(path)
         if index.get(transformer.part, [None, None])[1] != network:
@@ -95,9 +100,18 @@ def check_parts_fit(transformer: Source, base: Path, vae: Source | None) -> None
 
 
 def write_pipeline(
-    folder: Path, transformer: Source, base: Path, vae: Source | None, dtype: torch.dtype | None, max_shard_size: str
+    folder: Path,
+    transformer: Source,
+    base: Path,
+    vae: Source | None,
+    dtype: torch.dtype | None,
+    max_shard_size: str,
+    variant: str | None = None,
 ) -> None:
-    """Write the folder that the stock pipeline's `from_pretrained` loads. `vae`: in place of that of `base`."""
+    """Write the folder that the stock pipeline's `from_pretrained` loads. `vae`: in place of that of `base`.
+
+    `variant`: what the names of our files say; the library takes the parts of `base` as they are beside them.
+    """
     from diffusers import CogVideoXDPMScheduler, __version__
 
     index = read_index(base, transformer)
@@ -105,9 +119,9 @@ def write_pipeline(
     check_parts_fit(transformer, base, vae)
     for name in parts:
         shutil.copytree(base / name, folder / name, copy_function=_link_or_copy)
-    write_network(folder / transformer.part, transformer, dtype, max_shard_size)
+    write_network(folder / transformer.part, transformer, dtype, max_shard_size, variant)
     if vae is not None:
-        write_network(folder / "vae", vae, dtype, max_shard_size)
+        write_network(folder / "vae", vae, dtype, max_shard_size, variant)
     if "scheduler" not in parts:
         # Rotary positions tell the 5B model from the 2B one, whose noise levels are shifted.
         shift = 1.0 if transformer.config["use_rotary_positional_embeddings"] else 3.0

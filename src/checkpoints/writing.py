@@ -44,19 +44,25 @@ def whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_network(folder: Path, source: Source, dtype: torch.dtype | None, max_shard_size: str) -> None:
-    """Write the folder of one network in diffusers layout: configuration, and safetensors in shards with an index."""
+def write_network(
+    folder: Path, source: Source, dtype: torch.dtype | None, max_shard_size: str, variant: str | None = None
+) -> None:
+    """Write the folder of one network in diffusers layout: configuration, and safetensors in shards with an index.
+
+    `variant`: a word in the names of the files, for `from_pretrained(..., variant=...)`.
+    """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 
     check_shard_size(max_shard_size)
+    infix = "" if variant is None else f".{variant}"
     tensors = {name: tensor.to(dtype) for name, tensor in source.tensors.items()}
     model = empty_model(source.model_class, source.config)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
     plan = split_torch_state_dict_into_shards(
         {name: tensor.meta for name, tensor in tensors.items()},
-        filename_pattern=WEIGHTS_NAME + "{suffix}.safetensors",
+        filename_pattern=f"{WEIGHTS_NAME}{infix}{{suffix}}.safetensors",
         max_shard_size=max_shard_size,
     )
     for file, names in plan.filename_to_tensors.items():
@@ -66,7 +72,7 @@ def write_network(folder: Path, source: Source, dtype: torch.dtype | None, max_s
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / f"{WEIGHTS_NAME}.safetensors.index.json").write_text(text)
+        (folder / f"{WEIGHTS_NAME}.safetensors.index{infix}.json").write_text(text)
 
 
 def write_sat(folder: Path, source: Source, dtype: torch.dtype | None) -> None:

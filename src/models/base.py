@@ -93,6 +93,7 @@ class VideoDiffusion(LightningModule, ABC):
         self._choose_trained(trained)
         self.num_skipped_steps = 0
         self._idle_parts: dict[str, nn.Module] = {}
+        self._saved_optimizer: str | None = None  # of the checkpoint that the run goes on from
         # A checkpoint holds trained tensors only; `on_load_checkpoint` says which ones are missing.
         self.strict_loading = False
 
@@ -231,13 +232,22 @@ class VideoDiffusion(LightningModule, ABC):
         self.log("val/loss", loss, sync_dist=True, batch_size=len(draws.seeds))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_factory(parameter_groups(self.trained_parameters()))
+        optimizer = self.optimizer_factory(self.optimizer_groups())
+        if self._saved_optimizer not in (None, type(optimizer).__name__):
+            raise ValueError(
+                f"the checkpoint holds the states of {self._saved_optimizer}, which {type(optimizer).__name__} cannot "
+                "go on with: resume with the same model.optimizer, or start anew from its weights, init_from=RUN"
+            )
         if self.lr_schedule_factory is None:
             return optimizer
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_schedule_factory(optimizer), "interval": "step"},
         }
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return the groups that the optimizer is made of. A method whose original decays otherwise overrides it."""
+        return parameter_groups(self.trained_parameters())
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that receive a gradient, by name."""
@@ -263,8 +273,11 @@ class VideoDiffusion(LightningModule, ABC):
         trained = self.trained_parameters()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
         checkpoint["frozen"] = self.frozen_fingerprints()
+        if self._trainer is not None and self.trainer.optimizers:
+            checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved_optimizer = checkpoint.get("optimizer")
         saved, trained = checkpoint["state_dict"].keys(), self.trained_parameters().keys()
         if saved != trained:
             difference = sorted(saved ^ trained)

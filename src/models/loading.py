@@ -34,12 +34,19 @@ def load_model(
         if not Path(pretrained).is_dir():
             raise ValueError(f"{model_class.__name__}: there is no folder {pretrained}")
         keyword = "dtype" if model_class.__module__.startswith("transformers") else "torch_dtype"
-        return model_class.from_pretrained(pretrained, local_files_only=True, **{keyword: torch_dtype})
+        settings = {keyword: torch_dtype, "variant": _only_variant(Path(pretrained))}
+        return model_class.from_pretrained(pretrained, local_files_only=True, **settings)
     if seed is None:
         return _from_config(model_class, config or {}, torch_dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _from_config(model_class, config or {}, torch_dtype)
+
+
+def _only_variant(folder: Path) -> str | None:
+    """Return which precision the names of the files in `folder` speak of, where there is one only; else None."""
+    middles = {file.name.split(".")[1].partition("-")[0] for file in folder.glob("*.safetensors")}
+    return middles.pop() if len(middles) == 1 and middles != {"safetensors"} else None
 
 
 def load_frozen(model_class: Any, **source: Any) -> Any:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -78,6 +79,17 @@ class LoRA:
         for target in self.targets:
             if not any(name == target or name.endswith(f".{target}") for name in layers):
                 raise ValueError(f"model.lora.targets: the denoiser has no layer {target}{nearest(target, known)}")
+
+
+def scale_lora(model: Any, scale: float) -> None:
+    """Make the adapters of a method's denoiser `scale` times as strong as they were trained."""
+    if scale == 1:
+        return
+    if model.lora is None:
+        raise ValueError(f"lora_scale={scale}, but the run has no LoRA: leave it out")
+    for layer in model.denoiser.modules():
+        if hasattr(layer, "lora_A"):
+            layer.set_scale("default", scale)
 
 
 def _short_name(layer: str) -> str:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from diffusers.models.attention import TemporalBasicTransformerBlock
 from torch import Tensor
 
 from .base import Batch, Conditioning, OnStep, OptimizerFactory, ScheduleFactory, VideoDiffusion
+from .checkpointing import checkpoint_blocks
 from .diffusion.edm import (
     add_noise_at,
     cosine_sigmas,
@@ -27,6 +29,7 @@ from .image_encoders import ImageEncoder
 from .lora import LoRA
 
 ORIGINAL_FPS_ID, ORIGINAL_MOTION_BUCKET = 7.0, 127.0  # the authors' code, whatever the clip
+SVD_CHANNELS, SVD_HEADS = [320, 640, 1280, 1280], [5, 10, 20, 20]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class SVDXtend(VideoDiffusion):
     576 x 1024 (paper). `sigma_sampler`: lognormal, or cosine (the authors' runs before 2024). `image_noise`: likewise,
     of the picture's noise. `conditioning_dropout`: q; with that probability the embedding alone, both, or the latents
     alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little noise.
+    `gradient_checkpointing`: diffusers' own, of residual blocks and spatial transformers; `checkpoint_temporal`: of the
+    temporal transformers too.
 
     `compat=original` repeats what the authors' code does otherwise: the picture's latents are a sample of the posterior
     instead of its mean, every clip is told the first one's noise on the picture, 7 for the frame rate (the network was
-    trained on fps - 1) and motion bucket 127; the loss has the x0 form.
+    trained on fps - 1) and motion bucket 127; the loss has the x0 form, and biases and norms decay like matrices.
     """
 
     reads = ("image_pixel_values",)
@@ -73,6 +78,7 @@ class SVDXtend(VideoDiffusion):
         loss_form: str = "v",
         compat: str = "corrected",
         gradient_checkpointing: bool = False,
+        checkpoint_temporal: bool = False,
         lora: LoRA | None = None,
         trained: Sequence[str] | None = None,
     ):
@@ -106,6 +112,8 @@ class SVDXtend(VideoDiffusion):
         self.loss_form = "x0" if self.is_original else loss_form
         if gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
+        if checkpoint_temporal:
+            checkpoint_blocks(denoiser, TemporalBasicTransformerBlock)
 
     @classmethod
     def cacheable(cls) -> dict[str, Cacheable]:
@@ -168,9 +176,15 @@ class SVDXtend(VideoDiffusion):
         noisy_latents = add_noise_at(latents, noise, timesteps)
         output = self.predict(noisy_latents, timesteps, conditioning).float()
         if self.loss_form == "v":
-            return mean_per_clip((output - velocity_at(latents, noise, timesteps)) ** 2)
+            return mean_per_clip(self.emphasize((output - velocity_at(latents, noise, timesteps)) ** 2, conditioning))
         error = (latents_from_output(noisy_latents, output, timesteps) - latents) ** 2
-        return mean_per_clip(expand_like(edm_scalings(timesteps).weight, error) * error)
+        error = expand_like(edm_scalings(timesteps).weight, error) * error
+        return mean_per_clip(self.emphasize(error, conditioning))
+
+    def emphasize(self, error: Tensor, conditioning: Any) -> Tensor:
+        """Return the squared error (b c f h w) as it enters the loss. A method that cares more about some places
+        overrides it."""
+        return error
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: SVDConditioning) -> Tensor:
         scalings, dtype = edm_scalings(timesteps), self.denoiser.dtype
@@ -179,11 +193,28 @@ class SVDXtend(VideoDiffusion):
         output = self.denoiser(
             sample=torch.cat([scaled, image_latents], dim=1).transpose(1, 2).to(dtype),  # the library wants b f c h w
             timestep=scalings.noise,
-            encoder_hidden_states=conditioning.image_embeds.to(dtype),
-            added_time_ids=conditioning.time_ids,
+            **self.told(conditioning),
             return_dict=False,
         )[0]
         return output.transpose(1, 2)
+
+    def told(self, conditioning: Any) -> dict[str, Tensor]:
+        """Return what the denoiser is told, by the names of its arguments."""
+        return {
+            "encoder_hidden_states": conditioning.image_embeds.to(self.denoiser.dtype),
+            "added_time_ids": conditioning.time_ids,
+        }
+
+    def without_image(self, conditioning: Any) -> Any:
+        return replace(
+            conditioning,
+            image_embeds=torch.zeros_like(conditioning.image_embeds),
+            image_latents=torch.zeros_like(conditioning.image_latents),
+        )
+
+    def unconditional(self, conditioning: Any) -> Any:
+        """Return what guidance's other half is told."""
+        return self.without_image(conditioning)
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
@@ -203,15 +234,10 @@ class SVDXtend(VideoDiffusion):
         Guidance rises from the first frame to the last; its unconditional half sees neither embedding nor latents of
         the picture, and is computed only where `max_guidance_scale` is above 1. `drop_image`: the whole clip without.
         """
-        without = replace(
-            conditioning,
-            image_embeds=torch.zeros_like(conditioning.image_embeds),
-            image_latents=torch.zeros_like(conditioning.image_latents),
-        )
-        conditioning = without if drop_image else conditioning
+        conditioning = self.without_image(conditioning) if drop_image else conditioning
         branches = 2 if max_guidance_scale > 1 else 1
         if branches == 2:
-            conditioning = without.beside(conditioning)
+            conditioning = self.unconditional(conditioning).beside(conditioning)
         scales = torch.linspace(min_guidance_scale, max_guidance_scale, noise.shape[2], device=noise.device)
 
         def predict_clean(latents: Tensor, sigma: Tensor) -> Tensor:
@@ -232,6 +258,10 @@ class SVDXtend(VideoDiffusion):
             mean = self.autoencoder.sample_posterior(mean, std, draws.normal("image_posterior", mean.shape[1:]))
         return mean.float() / self.autoencoder.scaling_factor
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        groups = super().optimizer_groups()
+        return [{"params": [value for group in groups for value in group["params"]]}] if self.is_original else groups
+
 
 def check_parts_fit(denoiser: Any, autoencoder: Any, image_encoder: ImageEncoder) -> None:
     """Raise ValueError where the denoiser is none of SVD's, or its widths are not those of its companions."""
@@ -250,3 +280,10 @@ def check_parts_fit(denoiser: Any, autoencoder: Any, image_encoder: ImageEncoder
     for name, (what, value) in pairs.items():
         if settings[name] != value:
             raise ValueError(f"backbone.denoiser.{name}={settings[name]} must equal {what}, {value}")
+    channels, heads = (settings[name] for name in ("block_out_channels", "num_attention_heads"))
+    if [*channels] == SVD_CHANNELS and heads not in (SVD_HEADS, tuple(SVD_HEADS)):
+        # No tensor's shape tells: the weights would load, and every attention layer of two levels compute nonsense.
+        raise ValueError(
+            f"backbone.denoiser.num_attention_heads={heads}: Stable Video Diffusion was trained with {SVD_HEADS}. Old "
+            "diffusers wrote another number: correct config.json of the denoiser"
+        )

@@ -1,8 +1,8 @@
 """A small case of every metric of `likeness.metrics`. A new metric needs one: add it to `CASES`.
 
-A case makes the metric, given the folder of the tiny models; the metric is updated with CLIPS, of whose members
-(references, prompt, people, fps) it gets those that its `update` takes. A metric that takes anything else has its own
-clips: pairs of what `update` gets first, and of its other arguments by name.
+A case makes the metric, given the folder of the tiny models; of what `drawn_clips` has of a clip (references, prompt,
+people, fps, boxes) the metric gets what its `update` takes. One that takes anything else brings its own clips: pairs of
+what `update` gets first, and of its other arguments by name.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,16 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
+from likeness.datamodules.box_files import parse_boxes
+from likeness.datamodules.boxes import TrackedBoxes
+from likeness.metrics.boxes import BoxAP, BoxIoU
 from likeness.metrics.building import arguments, update
 from likeness.metrics.celeb_basis_identity import CelebBasisIdentity
 from likeness.metrics.clip_score import AestheticPredictor, AestheticScore, CLIPScore
 from likeness.metrics.face_copy import FaceCopy
 from likeness.metrics.face_inception import FaceFrechetDistance, FaceInceptionDistance
 from likeness.metrics.face_similarity import FaceSimilarity
+from likeness.metrics.first_frame import FirstFramePSNR
 from likeness.metrics.flow import FarnebackFlow
 from likeness.metrics.frechet import FeatureDistance, FrechetInceptionDistance, FrechetVideoDistance
 from likeness.metrics.image_features import CLIPFeatures, DINOFeatures, SmallImageFeatures
@@ -42,6 +46,13 @@ class Case:
     clips: Callable[[], Sequence[Clip]]
 
 
+def tracked(boxes: np.ndarray) -> TrackedBoxes:
+    """Return the boxes (f 4) in [0, 1] of one thing."""
+    rows = [[frame, *map(float, box)] for frame, box in enumerate(boxes)]
+    entry = {"coordinates": "unit", "objects": [{"id": "1", "between": "absent", "boxes": rows}]}
+    return parse_boxes(entry, "boxes").on_picture(1, 1).at(len(boxes))
+
+
 @cache
 def drawn_clips(num_clips: int = 6) -> list[Clip]:
     """Return clips of one person each, the second in one frame only, the third without a prompt."""
@@ -49,12 +60,14 @@ def drawn_clips(num_clips: int = 6) -> list[Clip]:
     for number in range(num_clips):
         person = make_person(np.random.default_rng(number % 3))
         rng, size = np.random.default_rng([number, 1]), {"height": 64, "width": 64, "fps": 8.0}
-        frames = draw_clip([person], rng, num_frames=1 if number == 1 else 5 + number % 3, **size).frames
+        drawn = draw_clip([person], rng, num_frames=1 if number == 1 else 5 + number % 3, **size)
         picture = draw_clip([person], rng, num_frames=1, **size).frames[0]
         prompt = "" if number == 2 else "abc"[number % 3] * (1 + number // 3)
+        frames = drawn.frames
+        if number == 3:
+            frames[-1] = picture  # ends in its reference
         given = {"references": [picture], "prompt": prompt, "people": [f"p{number % 3}"], "fps": 8.0}
-        clips.append((frames, given))
-    clips[3] = (np.concatenate([clips[3][0], clips[3][1]["references"]]), clips[3][1])  # ends in its reference
+        clips.append((frames, given | {"boxes": tracked(drawn.boxes[:, 0] / 64)}))
     return clips
 
 
@@ -106,6 +119,8 @@ CASES: dict[type[Metric], Case] = {
                 features=CLIPFeatures(weights="clip_vit_l14", weights_dir=weights), weights_dir=weights
             )
         ),
+        BoxAP: lambda _: BoxAP(analyzer=FACES, frames="all"),
+        BoxIoU: lambda _: BoxIoU(analyzer=FACES),
         CelebBasisIdentity: lambda _: CelebBasisIdentity(analyzer=FACES, embedder=FirstPixels()),
         CLIPScore: lambda weights: CLIPScore(features=CLIPFeatures(weights_dir=weights)),
         FaceCopy: lambda _: FaceCopy(analyzer=FACES, num_frames=3),
@@ -114,6 +129,7 @@ CASES: dict[type[Metric], Case] = {
         FirstFrameConsistency: lambda weights: FirstFrameConsistency(
             features=DINOFeatures(weights_dir=weights), name="subject_consistency"
         ),
+        FirstFramePSNR: lambda _: FirstFramePSNR(),
         Flicker: lambda _: Flicker(),
         FrechetInceptionDistance: lambda _: FrechetInceptionDistance(features=SMALL, num_frames=3, **FEW),
         FrechetVideoDistance: lambda _: FrechetVideoDistance(protocol=Protocol(name="own"), **FEW),

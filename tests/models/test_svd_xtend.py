@@ -79,15 +79,14 @@ def pipeline_folder(tmp_path_factory):
     return folder
 
 
-def build(folder=None, **settings) -> SVDXtend:
+def build(folder=None, method=SVDXtend, **settings) -> SVDXtend:
     source = partial(lambda config, part: {"pretrained": f"{folder}/{part}"} if folder else {"config": config})
     architecture = "diffusers.UNetSpatioTemporalConditionModel"
-    return SVDXtend(
+    return method(
         denoiser=load_denoiser(architecture=architecture, **source(UNET, "unet")),
         autoencoder=TemporalDecoderAutoencoder(**source(VAE, "vae")),
         image_encoder=CLIPImageEncoder(**source(CLIP, "image_encoder")),
-        optimizer=partial(torch.optim.AdamW, lr=1e-3),
-        **settings,
+        **{"optimizer": partial(torch.optim.AdamW, lr=1e-3), **settings},
     )
 
 
