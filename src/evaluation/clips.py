@@ -192,13 +192,19 @@ def _clip_of_record(folder: Path, record: Record) -> EvaluatedClip:
 def _clips_of_videos(folder: Path, references: str | None, needs_references: bool) -> list[EvaluatedClip]:
     root = folder if folder.is_dir() else folder.parent
     found = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
-    files = [path for path in found if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
+    # Hidden ones are not clips: macOS leaves a ._NAME.mp4 beside each NAME.mp4 that it copies to other disks.
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    files = [path for path in shown if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
     if not files:
         raise ValueError(f"videos={folder} holds no video ({', '.join(VIDEO_EXTENSIONS)})")
     if references is None and needs_references:
         raise ValueError(
             f"{folder} has no samples.jsonl, so references must be given: a folder with NAME.png for each NAME.mp4, "
             "or one picture; references=none leaves out the metrics that need them"
+        )
+    if references not in (None, "none") and not Path(str(references)).exists():
+        raise ValueError(
+            f"references={references} does not exist: give a folder with NAME.png for each NAME.mp4, or one"
         )
     pictures = [_find_references(path, root, references) for path in files]
     without = [path for path, found in zip(files, pictures, strict=True) if not found]

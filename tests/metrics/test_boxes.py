@@ -144,27 +144,6 @@ def test_thresholds_are_those_of_coco():
     assert values == pytest.approx({"box_ap": 0.5, "box_ap50": 1.0, "box_ap75": 0.0})
 
 
-@pytest.mark.parametrize("make", [BoxIoU, BoxAP])
-def test_two_processes_give_what_one_gives(make):
-    from .two_processes import in_two_processes
-
-    rng = np.random.default_rng(0)
-    finder = Finder({value: [(LEFT, 0.9 - value / 100), (TOP, rng.uniform())] for value in range(5)})
-    clips = [(clip(*rng.integers(0, 5, 4)), throughout(4, LEFT, RIGHT)) for _ in range(3)]
-
-    def computed(share):
-        metric = make(analyzer=finder)
-        for frames, boxes in share:
-            metric.update(frames, boxes)
-        return {name: value.item() for name, value in metric.compute().items()}
-
-    alone = computed(clips)
-    for part in (clips[:1], []):
-        rest = clips[len(part) :]
-        both = in_two_processes(lambda rank, part=part, rest=rest: computed(rest if rank else part))
-        assert both[0] == both[1] == pytest.approx(alone, abs=1e-12)
-
-
 @pytest.mark.parametrize("settings", [{"frames": "first"}, {"skip_frames": -1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
