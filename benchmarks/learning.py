@@ -2,23 +2,24 @@
 
     python benchmarks/learning.py concat_id_toy
     python benchmarks/learning.py concat_id_two_toy
+    python benchmarks/learning.py svd_xtend_toy
 
-Trains the experiment, samples two clips for each held-out person (or pair) and evaluates them with the toy face
-analyzer; then the same model with its references dropped and, with --ablation, a model trained without ever seeing one.
-The real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
+Trains the experiment, samples for people whom it has not seen and evaluates the clips with the toy face analyzer; then
+the same model without its condition (references, first frame) and, with --ablation, a model trained without it. The
+real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common import REPOSITORY, report, run
 
-DATA = {"concat_id_toy": "toy", "concat_id_two_toy": "toy_two"}
-ABLATION = ["model.reference_dropout=1.0"]
-DROPPED = ["sampling.drop_references=true"]
-METRICS = (
+IDENTITY = (
     "retrieval_top1",
     "retrieval_mean_rank",
     "face_similarity",
@@ -26,25 +27,95 @@ METRICS = (
     "assignment_accuracy",
     "all_faces_rate",
 )
+NO_REFERENCES = ("references dropped", ("sampling.drop_references=true",))
 
 
-def evaluate(name: str, outputs: Path, videos: Path, *arguments: str) -> dict:
+@dataclass(frozen=True)
+class Study:
+    """How an experiment is judged: `inputs` and real clips lie in the toy world `data`; `without`: what it samples
+    without, and how; `measured`: metrics of evaluate.py, of its groups `metrics`; `follow`: more, of a folder of clips
+    and that of the data.
+    """
+
+    data: str
+    inputs: str = "held_out.txt"
+    references: str = "references"
+    without: tuple[str, tuple[str, ...]] = NO_REFERENCES
+    metrics: str = "default"
+    measured: tuple[str, ...] = IDENTITY
+    ablation: tuple[str, ...] = ()
+    follow: Callable[[Path, Path], dict[str, Any]] = field(default=lambda clips, data: {})
+
+
+def walks_as_real(clips: Path, data: Path) -> dict[str, Any]:
+    """Return how many of `clips` move to the side to which the real clip moves, and how far in its measure.
+
+    A clip in which no face is found in the first or the last frame, or which moves less than a tenth as far, does not.
+    """
+    from likeness.records import read_records
+
+    records, same, lengths = read_records(clips), [], []
+    for video, record in records.items():
+        real = displacement(data / "clips" / f"{Path(record['source_references'][0]).stem}.mp4")
+        made = displacement(clips / video)
+        share = float("nan") if made is None or not real else made / real
+        same.append(share > 0.1)
+        lengths.append(share)
+    known = sorted(length for length in lengths if length == length)
+    median = known[len(known) // 2] if known else float("nan")
+    return {"same_direction": sum(same) / len(same), "median_distance": median}
+
+
+def displacement(path: Path) -> float | None:
+    """Return how far the face of the clip at `path` moves to the right, in widths of the picture; None: not found."""
+    from likeness.datamodules.video import get_reader
+    from likeness.toy.analyzer import ToyFaceAnalyzer
+
+    reader, analyzer, data = get_reader("pyav"), ToyFaceAnalyzer(), path.read_bytes()
+    frames = reader.read(data, [0, reader.probe(data).num_frames - 1])
+    found = [analyzer(frame) for frame in frames]
+    if not all(found):
+        return None
+    first, last = (max(faces, key=lambda face: face.score).box for faces in found)
+    return float((last[0] + last[2]) - (first[0] + first[2])) / 2 / frames.shape[2]
+
+
+STUDIES = {
+    "concat_id_toy": Study("toy", ablation=("model.reference_dropout=1.0",)),
+    "concat_id_two_toy": Study("toy_two", ablation=("model.reference_dropout=1.0",)),
+    "svd_xtend_toy": Study(
+        "toy_walks",
+        inputs="first_frames",
+        references="first_frames",
+        without=("picture dropped", ("sampling.drop_image=true",)),
+        metrics="image_to_video",
+        measured=("first_frame_psnr",),
+        follow=walks_as_real,
+    ),
+}
+
+
+def evaluate(study: Study, name: str, outputs: Path, videos: Path, *arguments: str) -> dict[str, Any]:
     folder = outputs / f"evaluation_{name.replace(' ', '_')}"
-    run("evaluate.py", f"videos={videos}", f"output={folder}", f"title='{name}'", *arguments)
+    command = ("evaluate.py", f"videos={videos}", f"output={folder}", f"title='{name}'", f"metrics={study.metrics}")
+    run(*command, *arguments)
     result = json.loads((folder / "metrics.json").read_text())
-    found = {key: result["metrics"][key] for key in METRICS if key in result["metrics"]}
+    found = {key: result["metrics"][key] for key in study.measured if key in result["metrics"]}
     return {"clips": name, "number": result["num_clips"], **found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=sorted(DATA))
+    parser.add_argument("experiment", choices=sorted(STUDIES))
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs" / "benchmark_learning")
     parser.add_argument("--data", type=Path, default=REPOSITORY / "data")
-    parser.add_argument("--ablation", action="store_true", help="also train without references")
+    parser.add_argument("--ablation", action="store_true", help="also train without the condition")
     arguments = parser.parse_args()
     experiment, outputs = arguments.experiment, arguments.outputs / arguments.experiment
-    data = arguments.data / DATA[experiment]
+    study = STUDIES[experiment]
+    data = arguments.data / study.data
+    if arguments.ablation and not study.ablation:
+        parser.error(f"{experiment} has no setting that trains without its condition")
 
     def train(name: str, *overrides: str) -> float:
         finished = outputs / name / "minutes.json"
@@ -69,7 +140,7 @@ def main() -> None:
         run(
             "sample.py",
             f"ckpt={outputs / run_name}",
-            f"inputs={data / 'held_out.txt'}",
+            f"inputs={data / study.inputs}",
             "num_videos=2",
             "batch_size=32",
             f"output={folder}",
@@ -77,15 +148,19 @@ def main() -> None:
         )
         return folder
 
-    minutes = {"train_minutes": train("full")}
+    def judge(name: str, videos: Path, *extra: str) -> dict[str, Any]:
+        return evaluate(study, name, outputs, videos, *extra) | study.follow(videos, data)
+
+    minutes, (what, dropped) = {"train_minutes": train("full")}, study.without
     rows = [
-        evaluate("with references", outputs, sample("full", "full"), f"training={outputs / 'full'}"),
-        evaluate("same model with references dropped", outputs, sample("full", "dropped", *DROPPED)),
+        judge("as trained", sample("full", "full"), f"training={outputs / 'full'}"),
+        judge(f"same model with {what}", sample("full", "dropped", *dropped)),
     ]
     if arguments.ablation:
-        minutes["ablation_train_minutes"] = train("ablation", *ABLATION)
-        rows.append(evaluate("trained without references", outputs, sample("ablation", "ablation", *DROPPED)))
-    rows.append(evaluate("real clips", outputs, data / "clips", f"references={data / 'references'}"))
+        minutes["ablation_train_minutes"] = train("ablation", *study.ablation)
+        rows.append(judge(f"trained with {what}", sample("ablation", "ablation", *dropped)))
+    real = evaluate(study, "real clips", outputs, data / "clips", f"references={data / study.references}")
+    rows.append({name: real.get(name) for name in rows[0]})
     report(f"learning_{experiment}", rows, **minutes)
 
 

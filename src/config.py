@@ -77,6 +77,8 @@ class SampleConfig:
     prompt: str | None = None
     references: list[str] = field(default_factory=list)
     inputs: str | None = None
+    boxes: str | None = None
+    show_boxes: bool = False
     num_videos: int = 1
     batch_size: int | None = None
     memory: str | None = None

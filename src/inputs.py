@@ -1,12 +1,17 @@
-"""What to sample: a prompt or pictures from the command line, a list of them in a file, or a folder of pictures."""
+"""What to sample: a prompt or pictures from the command line, a list of them in a file, or a folder of pictures.
+
+With each, boxes of where things are to be (docs/boxes.md).
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .datamodules.box_files import GivenBoxes, parse_boxes, read_boxes
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -21,14 +26,26 @@ class Request:
     prompt: str | None
     references: tuple[Path, ...]
     seed: int | None = None
+    boxes: GivenBoxes | None = None
 
 
-def read_requests(prompt: str | None, references: Sequence[str], inputs: str | None) -> list[Request]:
+def read_requests(
+    prompt: str | None, references: Sequence[str], inputs: str | None, boxes: str | None = None
+) -> list[Request]:
     """Return the requests of a command line.
 
     A prompt with its references is one clip; without a prompt each reference is a clip of its own, as each picture of a
-    folder is. Raises ValueError unless either these or `inputs` are given.
+    folder is. `boxes`: a file for all clips that the list gives none. Raises ValueError unless either these or `inputs`
+    are given.
     """
+    requests = _read_requests(prompt, references, inputs)
+    if boxes is None:
+        return requests
+    given = read_boxes(Path(boxes))
+    return [request if request.boxes is not None else replace(request, boxes=given) for request in requests]
+
+
+def _read_requests(prompt: str | None, references: Sequence[str], inputs: str | None) -> list[Request]:
     if (prompt is None and not references) == (inputs is None):
         raise ValueError(
             "give either prompt='...' with references=[FILE,...], or inputs=FILE (one clip a line); for a method "
@@ -89,20 +106,26 @@ def _parse_concat_id(line: str, place: str, folder: Path) -> Request:
 
 
 def _parse_json(line: str, place: str, folder: Path) -> Request:
-    """One JSON object a line: `prompt`, `references` (list of files), or one of them; optional `seed`."""
+    """One JSON object a line: `prompt`, `references` (list of files), or one of them; optional `seed`, and `boxes`, a
+    file or what such a file says.
+    """
     try:
         entry: Any = json.loads(line)
         prompt, references, seed = entry.get("prompt"), entry.get("references", []), entry.get("seed")
+        boxes = entry.get("boxes")
         if prompt is None and not references:
             raise KeyError("prompt")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place}: expected an object with `prompt` and `references` ({error})") from error
-    return Request(prompt, tuple(_existing(reference, place, folder) for reference in references), seed)
+    found = tuple(_existing(reference, place, folder) for reference in references)
+    if isinstance(boxes, str):
+        return Request(prompt, found, seed, read_boxes(_existing(boxes, place, folder, "file of boxes")))
+    return Request(prompt, found, seed, None if boxes is None else parse_boxes(boxes, f"{place}, boxes"))
 
 
-def _existing(name: str, place: str, folder: Path) -> Path:
+def _existing(name: str, place: str, folder: Path, what: str = "picture") -> Path:
     """Return the file `name`, relative to the working directory (as in the original) or else to the list's folder."""
     for path in (Path(name), folder / name):
         if path.is_file():
             return path
-    raise ValueError(f"{place}: there is no picture {name}")
+    raise ValueError(f"{place}: there is no {what} {name}")

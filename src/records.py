@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .datamodules.box_files import parse_boxes
+from .datamodules.boxes import TrackedBoxes
 from .datamodules.shards import write_atomically
 from .shares import Share
 
@@ -27,6 +29,13 @@ def read_records(folder: Path) -> dict[str, Record]:
             if previous is None or record.get("made", 0) >= previous.get("made", 0):
                 records[record["video"]] = record
     return dict(sorted(records.items()))
+
+
+def recorded_boxes(record: Record) -> TrackedBoxes | None:
+    """Return the boxes that a clip was made with."""
+    if record.get("boxes") is None:
+        return None
+    return parse_boxes(record["boxes"], f"boxes of {record['video']}").on_picture(1, 1).at(record["num_frames"])
 
 
 class RecordWriter:

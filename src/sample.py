@@ -14,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from .config import command
 from .inputs import Request, check_prompts, read_picture, read_requests
 from .progress import SamplingProgress
-from .records import RecordWriter, read_records
+from .records import RecordWriter, read_records, recorded_boxes
 from .shares import Share, find_share
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .datamodules.boxes import KeyBoxes, TrackedBoxes
+    from .datamodules.conditions import SampleRequest
     from .models.identity.references import PreparedReference, ReferencePreprocessor
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,15 @@ def main(config: DictConfig) -> None:
         )
     share = find_share(config.share, os.environ)
     _check_output(share)
-    requests = read_requests(config.prompt, config.references, config.inputs)
+    requests = read_requests(config.prompt, config.references, config.inputs, config.boxes)
     lines = share.of(list(enumerate(requests)))
     pictures = {path: read_picture(path) for _, request in lines for path in request.references}
+    key_boxes = {line: _on_picture(request, pictures) for line, request in lines if request.boxes is not None}
+    if config.show_boxes and not key_boxes:
+        log.warning("show_boxes has no effect without boxes")
     preprocess = _build_preprocess(config)
 
+    from .datamodules.conditions import check_boxes
     from .generation import check_sampling, choose_device, load_run
     from .memory import check_memory, place
     from .models.encode_once import encode_once
@@ -54,12 +60,14 @@ def main(config: DictConfig) -> None:
     sampling = {**trained.sampling, **config.sampling}
     check_sampling(model, sampling)
     size = {name: trained.datamodule[name] for name in ("num_frames", "height", "width")}
+    boxes = {line: keys.at(size["num_frames"]) for line, keys in key_boxes.items()}
+    check_boxes(conditions, list(boxes.values()))
     model.autoencoder.latent_shape(**size)
     place(model, config.memory, device, dtype)
     encode_once(model)
 
     output = Path(config.output)
-    planned = _plan(lines, config.num_videos, config.seed, sampling, size)
+    planned = _plan(lines, boxes, config.num_videos, config.seed, sampling, size)
     for clip in planned:
         clip["preprocess"] = None if preprocess is None else preprocess.description
         clip["lora_scale"] = config.lora_scale
@@ -72,6 +80,8 @@ def main(config: DictConfig) -> None:
     batch_size = config.batch_size or (8 if config.memory is None else 1)
     fps = config.fps or trained.fps
     _sample(model, device, conditions, todo, prepared, writer, sampling, size, fps, batch_size)
+    if config.show_boxes:
+        _show_boxes(planned, writer)
     with writer.merged() as records:
         _write_sheet(output, records)
         log.info("%d clips in %s", len(records), output)
@@ -82,6 +92,18 @@ def _check_output(share: Share) -> None:
 
     if share.count > 1 and not any(override.startswith("output=") for override in HydraConfig.get().overrides.task):
         raise ValueError(f"{share.count} processes share this list: give all of them the same output=FOLDER")
+
+
+def _on_picture(request: Request, pictures: dict[Path, np.ndarray]) -> KeyBoxes:
+    """Return the boxes of `request` in units of its first picture."""
+    assert request.boxes is not None
+    if not request.references and request.boxes.needs_picture:
+        raise ValueError(
+            f"{request.boxes.key_boxes.source}: its boxes count in pixels, and no picture is given that these are of: "
+            'give references=[FILE], or in the file "size": [width, height]'
+        )
+    height, width = pictures[request.references[0]].shape[:2] if request.references else (1, 1)
+    return request.boxes.on_picture(height, width)
 
 
 def _build_preprocess(config: DictConfig) -> ReferencePreprocessor | None:
@@ -106,7 +128,12 @@ def _prepare(preprocess: ReferencePreprocessor | None, picture: np.ndarray, path
 
 
 def _plan(
-    lines: list[tuple[int, Request]], num_videos: int, seed: int, sampling: dict[str, Any], size: dict[str, int]
+    lines: list[tuple[int, Request]],
+    boxes: dict[int, TrackedBoxes],
+    num_videos: int,
+    seed: int,
+    sampling: dict[str, Any],
+    size: dict[str, int],
 ) -> list[dict[str, Any]]:
     """Return one record a clip: clip k of the whole list gets seed + k, unless the list fixes the seed of its line."""
     clips = []
@@ -119,6 +146,7 @@ def _plan(
                     "prompt": request.prompt or "",
                     "seed": base + number,
                     "source_references": [str(path) for path in request.references],
+                    "boxes": boxes[line].record() if line in boxes else None,
                     "sampling": dict(sampling),
                     **size,
                 }
@@ -139,17 +167,14 @@ def _sample(
     batch_size: int,
 ) -> None:
     from .callbacks.log_samples import reference_pictures
-    from .datamodules.conditions import SampleRequest, request_batch
+    from .datamodules.conditions import request_batch
     from .generation import num_steps
     from .media import to_frames, write_mp4, write_png
     from .models.draws import Draws
 
     with SamplingProgress(len(todo), num_steps(model, sampling)) as progress:
         for clips in _batches(todo, batch_size):
-            wanted = [
-                SampleRequest(clip["prompt"], [prepared[Path(path)].crop for path in clip["source_references"]])
-                for clip in clips
-            ]
+            wanted = [_request(clip, prepared) for clip in clips]
             batch = {name: _to(value, device) for name, value in request_batch(conditions, wanted).items()}
             draws = Draws([clip["seed"] for clip in clips], device)
             made = model.generate(batch, draws, on_step=progress.on_step, **size, **sampling)
@@ -164,6 +189,13 @@ def _sample(
                     _write_unmasked(clip, prepared, writer.folder)
                 writer.append(clip)
                 progress.clip_done()
+
+
+def _request(clip: dict[str, Any], prepared: dict[Path, PreparedReference]) -> SampleRequest:
+    from .datamodules.conditions import SampleRequest
+
+    pictures = [prepared[Path(path)].crop for path in clip["source_references"]]
+    return SampleRequest(clip["prompt"], pictures, recorded_boxes(clip), clip["num_frames"], clip["seed"])
 
 
 def _batches(clips: list[dict[str, Any]], batch_size: int) -> Iterator[list[dict[str, Any]]]:
@@ -191,6 +223,22 @@ def _write_unmasked(clip: dict[str, Any], prepared: dict[Path, PreparedReference
         clip["prepared_references"].append(reference.record)
 
 
+def _show_boxes(clips: list[dict[str, Any]], writer: RecordWriter) -> None:
+    """Write those of `clips` that have boxes once more, with the boxes drawn in, unless that has been done."""
+    from .datamodules.drawing import overlaid
+    from .datamodules.video import get_reader
+    from .media import write_mp4
+
+    known, folder = read_records(writer.folder), writer.folder
+    for record in (known[clip["video"]] for clip in clips):
+        tracked, overlay = recorded_boxes(record), f"boxes/{Path(record['video']).stem}.mp4"
+        if tracked is None or ("overlay" in record and (folder / overlay).is_file()):
+            continue
+        frames, _ = get_reader("pyav").read_all((folder / record["video"]).read_bytes())
+        write_mp4(folder / overlay, overlaid(frames, tracked), record["fps"])
+        writer.append({**record, "overlay": overlay})
+
+
 def _is_done(clip: dict[str, Any], record: dict[str, Any] | None, output: Path) -> bool:
     return (
         record is not None
@@ -205,9 +253,10 @@ def _write_sheet(output: Path, records: dict[str, dict[str, Any]], max_rows: int
 
     reader, rows = get_reader("pyav"), []
     for record in list(records.values())[:max_rows]:
-        data = (output / record["video"]).read_bytes()
-        frames = reader.read(data, range(reader.probe(data).num_frames))
-        rows.append(([read_picture(output / name) for name in record["references"]], frames))
+        references = [read_picture(output / name) for name in record["references"]]
+        for name in ("video", "overlay"):
+            if name in record:
+                rows.append((references, reader.read_all((output / record[name]).read_bytes())[0]))
     if rows:
         write_png(output / "sheet.png", contact_sheet(rows))
 

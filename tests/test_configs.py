@@ -56,7 +56,7 @@ def test_experiment_takes_steps_with_debug_tiny(experiment, capfd, tmp_path, toy
     assert outcome.code == 0, outcome.error
     assert (tmp_path / "x" / "metrics.csv").is_file()
     assert (tmp_path / "x" / "config.yaml").is_file()
-    assert list((tmp_path / "x" / "samples").rglob("*.mp4"))
+    assert list((tmp_path / "x" / "samples").rglob("*.mp4")), outcome.log
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,28 @@ def test_unreadable_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture"):
         read_picture(tmp_path / "a.png")
+
+
+def test_boxes_of_the_command_line_are_those_of_lines_without_their_own(tmp_path):
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "all.csv").write_text("frame,id,x1,y1,x2,y2\n0,all,0,0,1,1\n")
+    (tmp_path / "own.csv").write_text("frame,id,x1,y1,x2,y2\n0,own,0,0,1,1\n")
+    (tmp_path / "list.jsonl").write_text('{"references": ["a.png"]}\n{"references": ["a.png"], "boxes": "own.csv"}\n')
+    requests = read_requests(None, [], str(tmp_path / "list.jsonl"), str(tmp_path / "all.csv"))
+    assert [request.boxes.key_boxes.objects[0].id for request in requests] == ["all", "own"]
+    assert read_requests(None, [], str(tmp_path / "list.jsonl"))[0].boxes is None
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ('"gone.json"', r"list\.jsonl, line 1: there is no file of boxes gone\.json"),
+        ('{"objects": []}', r'list\.jsonl, line 1, boxes: "coordinates" must say'),
+        ("3", r"list\.jsonl, line 1, boxes: expected an object with coordinates"),
+    ],
+)
+def test_wrong_boxes_of_a_line_are_named(tmp_path, boxes, message):
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "list.jsonl").write_text(f'{{"references": ["a.png"], "boxes": {boxes}}}\n')
+    with pytest.raises(ValueError, match=message):
+        read_requests(None, [], str(tmp_path / "list.jsonl"))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 
+from ..datamodules.boxes import TrackedBoxes
+from ..datamodules.drawing import overlaid
 from ..datamodules.video import get_reader
 from ..loggers import log_image, log_videos
 from ..media import contact_sheet, to_frames, write_mp4, write_png
@@ -32,8 +34,17 @@ class ClipListener(Callback):
 
     num_clips = 0
 
-    def on_clip_sampled(self, place: int, frames: np.ndarray, references: list[np.ndarray], prompt: str) -> None:
-        """Take clip `place` of all: `frames` (f h w 3), its `references` (h w 3), uint8, as the model saw them."""
+    def on_clip_sampled(
+        self,
+        place: int,
+        frames: np.ndarray,
+        references: list[np.ndarray],
+        prompt: str,
+        boxes: TrackedBoxes | None = None,
+    ) -> None:
+        """Take clip `place` of all: `frames` (f h w 3), its `references` (h w 3), uint8, and `boxes`, as the model saw
+        them.
+        """
 
     def on_clips_sampled(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         """All clips of this validation have been shown, on every rank."""
@@ -46,7 +57,8 @@ class LogSamples(Callback):
     picture is a change of the model. Files go to `folder/step_N`, and to W&B or TensorBoard where configured. Every
     rank makes its share. `every_n_validations`: 0 for never, 1 for each; `num_clips` 0: none. `sampling`: as in
     `sample.py`; `num_inference_steps`: fewer than it says, for speed. Against running out of memory, `batch_size`:
-    clips that are made at a time (None: as validation's batches), and `tiling`: decode tile by tile. Clips whose last
+    clips that are made at a time (None: as validation's batches), and `tiling`: decode tile by tile. Where clips have
+    boxes, these are drawn into a second file and row of the sheet, and into the real clip in a third. Clips whose last
     frames become their reference are warned of, and their share is logged as `val/reference_copy`. Other callbacks see
     the clips too (`ClipListener`); where one wants more than `num_clips`, more are made, and not written. After
     `time_budget_s` seconds no further batch is begun; how many clips there were is logged as `val/num_sampled`.
@@ -95,11 +107,14 @@ class LogSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if sum(len(kept["caption"]) for kept in self._batches) < self._wanted(trainer):
+        seen = sum(len(kept["caption"]) for kept in self._batches)
+        if seen < self._wanted(trainer):
             # Without the clip itself, unless the method needs it: one clip at a time is enough in memory.
-            kept = {name for name in batch if name != "pixel_values" or name in pl_module.reads}
-            self._batches.append({name: value for name, value in batch.items() if name in kept})
+            large = {"pixel_values", "drawn_pixel_values"} - set(pl_module.reads)
+            self._batches.append({name: value for name, value in batch.items() if name not in large})
             self._batches[-1]["shape"] = [pl_module.clip_shape(batch)] * len(batch["caption"])
+            if seen < self._num_written(trainer) and "boxes" in batch and "pixel_values" in batch:
+                self._batches[-1]["real"] = [to_frames(clip) for clip in batch["pixel_values"]]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         # Before `on_validation_end`, where the weight average is swapped out again.
@@ -109,19 +124,23 @@ class LogSamples(Callback):
         if (self._num_validations - 1) % self.every_n_validations:
             return
         folder = self.folder / f"step_{trainer.global_step:07d}"
-        listeners, num_written = _listeners(trainer), -(-self.num_clips // trainer.world_size)
+        listeners, num_written = _listeners(trainer), self._num_written(trainer)
         copies, names, rows, paths = ReferenceCopy(), [], [], []
         for index, (batch, place, clip) in enumerate(self._clips(trainer, pl_module)):
-            frames, references = to_frames(clip), reference_pictures(batch, place)
+            frames, references, boxes = to_frames(clip), reference_pictures(batch, place), given_boxes(batch, place)
             number = index * trainer.world_size + trainer.global_rank
             # Of an image-to-video method's first frame a still clip is a copy, which is another matter.
             copies.update(frames, references if "reference_pixel_values" in batch else [])
             for listener in listeners:
-                listener.on_clip_sampled(number, frames, references, batch["caption"][place])
+                listener.on_clip_sampled(number, frames, references, batch["caption"][place], boxes)
             names.append(str(folder / f"{number:03d}.mp4") if index < num_written else f"clip {number}")
             if index < num_written:
-                paths.append(self._write(folder, number, frames, references, batch["caption"][place]))
-                rows.append((references, frames[evenly_spaced(len(frames), NUM_SHEET_FRAMES)]))
+                views = {"": frames}
+                if boxes is not None:
+                    real = {"_real_boxes": batch["real"][place]} if "real" in batch else {}
+                    views |= {name: overlaid(one, boxes) for name, one in ({"_boxes": frames} | real).items()}
+                paths += self._write(folder, number, views, references, batch["caption"][place])
+                rows += [(references, one[evenly_spaced(len(one), NUM_SHEET_FRAMES)]) for one in views.values()]
         self._batches = []
         self._log_copies(trainer, pl_module, copies, names)
         for listener in listeners:
@@ -133,6 +152,9 @@ class LogSamples(Callback):
         """Return how many clips this rank makes."""
         total = max([self.num_clips, *(listener.num_clips for listener in _listeners(trainer))])
         return -(-total // trainer.world_size)
+
+    def _num_written(self, trainer: Trainer) -> int:
+        return -(-self.num_clips // trainer.world_size)
 
     def _clips(self, trainer: Trainer, pl_module: VideoDiffusion) -> Iterator[tuple[dict[str, Any], int, torch.Tensor]]:
         """Yield (batch, place in it, clip) until enough are made, or the time is over."""
@@ -160,13 +182,17 @@ class LogSamples(Callback):
             return False
         return trainer.strategy.reduce_boolean_decision(time.monotonic() - start > self.time_budget_s, all=False)
 
-    def _write(self, folder: Path, number: int, frames: np.ndarray, references: list[np.ndarray], prompt: str) -> Path:
-        path = folder / f"{number:03d}.mp4"
-        write_mp4(path, frames, self.fps)
+    def _write(
+        self, folder: Path, number: int, views: dict[str, np.ndarray], references: list[np.ndarray], prompt: str
+    ) -> list[Path]:
+        """Write a clip's `views`, frames (f h w 3) by what is added to its name; return their files."""
+        paths = [folder / f"{number:03d}{name}.mp4" for name in views]
+        for path, frames in zip(paths, views.values(), strict=True):
+            write_mp4(path, frames, self.fps)
         for place, reference in enumerate(references):
             write_png(folder / f"{number:03d}_reference_{place}.png", reference)
-        path.with_suffix(".txt").write_text(prompt + "\n")
-        return path
+        (folder / f"{number:03d}.txt").write_text(prompt + "\n")
+        return paths
 
     def _log_clips(self, trainer: Trainer, folder: Path, rows: list[Any], paths: list[Path]) -> None:
         sheet = contact_sheet(rows, NUM_SHEET_FRAMES)
@@ -189,7 +215,7 @@ class LogSamples(Callback):
 
     def _generate(self, pl_module: VideoDiffusion, batch: dict[str, Any], first: int) -> torch.Tensor:
         num_frames, height, width = batch["shape"][0]
-        batch = {name: value for name, value in batch.items() if name != "shape"}
+        batch = {name: value for name, value in batch.items() if name not in ("shape", "real")}
         trainer = pl_module.trainer
         seeds = [mix(self.seed, first + place * trainer.world_size) for place in range(len(batch["caption"]))]
         # The precision of training: hooks run outside of it, and float32 takes twice the memory.
@@ -223,6 +249,24 @@ def reference_pictures(batch: dict[str, Any], place: int) -> list[np.ndarray]:
     """Return the pictures (h w 3 uint8) that one clip of `batch` is made after: references, or its first frame."""
     images = [batch[name][place] for name in ("reference_pixel_values", "image_pixel_values") if name in batch]
     return [frame for image in images for frame in to_frames(image)]
+
+
+def given_boxes(batch: dict[str, Any], place: int) -> TrackedBoxes | None:
+    """Return the boxes that one clip of `batch` is made with, of those slots that have any."""
+    if "boxes" not in batch:
+        return None
+    names = ("boxes", "track_masks", "track_colours", "track_ids")
+    boxes, masks, colours, ids = (batch[name][place].cpu().numpy() for name in names)
+    used = masks.any(axis=0)
+    soft = batch["box_hardness"][place].cpu().numpy() == 0 if "box_hardness" in batch else np.zeros(masks.shape, bool)
+    return TrackedBoxes(
+        boxes=boxes[:, used].astype(np.float64),
+        present=masks[:, used] > 0,
+        colours=(colours[used] * 255).round().astype(int),
+        soft=soft[:, used],
+        ids=tuple(map(str, ids[used])),
+        labels=("",) * int(used.sum()),
+    )
 
 
 def _slice(batch: dict[str, Any], start: int, stop: int) -> dict[str, Any]:

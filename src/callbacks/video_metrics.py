@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning import Trainer
 
+from ..datamodules.boxes import TrackedBoxes
 from ..media import to_frames
 from ..metrics.building import arguments, build_metrics, update
 from ..metrics.increments import Increment, add_increment, increment
@@ -96,10 +97,18 @@ class VideoMetrics(ClipListener):
         # The validation set is the same every time: its clips are measured once.
         self._has_real = self._has_real or not trainer.sanity_checking
 
-    def on_clip_sampled(self, place: int, frames: np.ndarray, references: list[np.ndarray], prompt: str) -> None:
+    def on_clip_sampled(
+        self,
+        place: int,
+        frames: np.ndarray,
+        references: list[np.ndarray],
+        prompt: str,
+        boxes: TrackedBoxes | None = None,
+    ) -> None:
         if place < self.num_clips:
-            names = [name for name in self._metrics if references or "references" not in arguments(self._metrics[name])]
-            given = {"references": references, "prompt": prompt, "fps": self._fps}
+            lacking = {name for name, value in (("references", references), ("boxes", boxes)) if not value}
+            names = [name for name in self._metrics if not lacking & arguments(self._metrics[name])]
+            given = {"references": references, "prompt": prompt, "fps": self._fps, "boxes": boxes}
             self._measure(self._generated, names, place, frames, **given)
 
     def on_clips_sampled(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:

@@ -50,6 +50,11 @@ def read_index(base: Path, transformer: Source) -> dict[str, Any]:
     if not base.is_dir():
         raise ValueError(f"base={base} is no folder: name one in diffusers layout, as hf download zai-org/CogVideoX-5b")
     path, network = base / "model_index.json", transformer.model_class.__name__
+    if network == "TrackletUNet":
+        raise ValueError(
+            f"{transformer.path} has boxes, which no stock pipeline knows: write the network alone, format=unet and no "
+            "base. backbone.denoiser.pretrained and TrackDiffusion read it"
+        )
     if path.is_file():
         index = read_json(path)
         if index.get(transformer.part, [None, None])[1] != network:

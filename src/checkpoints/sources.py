@@ -28,6 +28,7 @@ from .sat import (
     vae_from_sat,
     vae_to_sat,
 )
+from .tracklets import TRACKLET_UNET, has_fusers, tracklet_settings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ READ = (
     "pipeline, transformer, unet or vae folder in diffusers layout; a .safetensors file of a transformer or VAE"
 )
 _NETWORKS = re.compile(
-    r"\w+Transformer3DModel|UNetSpatioTemporalConditionModel|AutoencoderKL(CogVideoX|Wan|TemporalDecoder)"
+    r"\w+Transformer3DModel|UNetSpatioTemporalConditionModel|TrackletUNet|"
+    r"AutoencoderKL(CogVideoX|Wan|TemporalDecoder)"
 )
 
 
@@ -70,7 +72,7 @@ class Source:
     @property
     def part(self) -> str:
         """What a pipeline calls this network: transformer, unet or vae."""
-        return "vae" if self.is_vae else "unet" if self.model_class.__name__.startswith("UNet") else "transformer"
+        return "vae" if self.is_vae else "unet" if "UNet" in self.model_class.__name__ else "transformer"
 
     def load(self, dtype: torch.dtype) -> Any:
         """Return the model with its weights in `dtype`."""
@@ -195,7 +197,17 @@ def _read_model_folder(folder: Path) -> Source:
     if not _NETWORKS.fullmatch(name):
         raise ValueError(f"{folder} holds a {name}; {READ}")
     pipeline = folder.parent if (folder.parent / "model_index.json").is_file() else None
-    return checked(Source(folder, find_class(name), config, read_weights_folder(folder), pipeline=pipeline))
+    tensors = read_weights_folder(folder)
+    if name == "TrackletUNet" or has_fusers(tensors):  # TrackDiffusion's is called as the stock class
+        name, config = TRACKLET_UNET, config | _tracklet_settings(folder, tensors)
+    return checked(Source(folder, find_class(name), config, tensors, pipeline=pipeline))
+
+
+def _tracklet_settings(folder: Path, tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    try:
+        return tracklet_settings({name: tuple(tensor.meta.shape) for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{folder} does not hold a whole TrackletUNet: {error}") from error
 
 
 def _read_state_dict(path: Path, tensors: dict[str, LazyTensor]) -> Source:

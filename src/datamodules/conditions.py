@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import TrackedBoxes
 from .buckets import Bucket
 from .frames import ChosenFrames
 from .images import Geometry, decode_image, fit_and_pad, stretched
@@ -20,10 +21,16 @@ MAX_REFERENCES = 3  # what Concat-ID was made for: its position table has room f
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What a user asks for: one clip. `references`: RGB pictures (h w 3 uint8), one an identity."""
+    """What a user asks for: one clip of `num_frames`. `references`: RGB pictures (h w 3 uint8), one an identity.
+
+    `boxes`: where things are to be; `seed`: of what a condition draws.
+    """
 
     prompt: str
     references: Sequence[np.ndarray]
+    boxes: TrackedBoxes | None = None
+    num_frames: int | None = None
+    seed: int = 0
 
 
 class Clip:
@@ -50,7 +57,12 @@ class Clip:
 
 
 class Condition(ABC):
-    """One kind of conditioning data: out of a shard in training, out of a user's request in sampling."""
+    """One kind of conditioning data: out of a shard in training, out of a user's request in sampling.
+
+    `takes_boxes`: whether it reads the boxes of a request.
+    """
+
+    takes_boxes = False
 
     @abstractmethod
     def load(self, sample: Sample, clip: Clip) -> Any:
@@ -84,6 +96,19 @@ def request_batch(conditions: Mapping[str, Condition], requests: Sequence[Sample
         tensors = [condition.from_request(request) for request in requests]
         batch |= {name: torch.stack([one[name] for one in tensors]) for name in tensors[0]}
     return batch
+
+
+def check_boxes(conditions: Mapping[str, Condition], boxes: Sequence[TrackedBoxes]) -> None:
+    """Raise ValueError where `boxes` of requests are none for a model with these `conditions`."""
+    taking = [condition for condition in conditions.values() if condition.takes_boxes]
+    if boxes and not taking:
+        raise ValueError(
+            f"{boxes[0].source}: the model of ckpt follows no boxes, as none of its conditions "
+            f"({', '.join(conditions) or 'none'}) is tracklets: leave `boxes` out"
+        )
+    for condition in taking:
+        for one in boxes:
+            condition.from_request(SampleRequest("", [], one, len(one.boxes)))
 
 
 class ReferenceImages(Condition):

@@ -74,7 +74,11 @@ class Geometry:
 
     def boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Return `boxes` (... 4), xyxy in [0, 1] of the source, in [0, 1] of the clip, cut at its edges."""
-        corners = self.points(np.asarray(boxes, np.float64).reshape(*np.shape(boxes)[:-1], 2, 2)).clip(0, 1)
+        return self.uncut_boxes(boxes).clip(0, 1)
+
+    def uncut_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Return the same without the cut: outside of [0, 1] where the clip does not show them."""
+        corners = self.points(np.asarray(boxes, np.float64).reshape(*np.shape(boxes)[:-1], 2, 2))
         return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
 
     def points(self, points: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Tracked boxes of a clip in a fixed number of slots, with a colour each, and clips with these boxes drawn in.
 
-Source: TrackDiffusion, branch SVD (`youtube_loader.py`); drawn boxes: Boximator, arXiv 2402.01566, section 3.3.
+Source: TrackDiffusion, branch SVD (`youtube_loader.py`); drawn and soft boxes: Boximator, arXiv 2402.01566, section 3.
 """
 
 from collections.abc import Sequence
@@ -11,23 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import COLOURS, TrackedBoxes, choose_colours, cut_to_frame, relaxed
 from .conditions import Clip, Condition, SampleRequest
+from .drawing import LINE_WIDTH, draw_boxes
 from .faces import rows_by_frame
 from .samples import BadSample, Sample
 
-# TrackDiffusion's list of colours, (r, g, b).
-COLOURS = np.array(
-    [
-        [220, 20, 60], [0, 0, 255], [106, 0, 228], [246, 0, 122], [250, 170, 30], [220, 220, 0], [165, 42, 42],
-        [0, 226, 252], [182, 182, 255], [120, 166, 157], [255, 179, 240], [0, 125, 92], [0, 220, 176], [255, 99, 164],
-        [45, 89, 255], [134, 134, 103], [197, 226, 255], [207, 138, 255], [74, 65, 105], [255, 109, 65], [0, 143, 149],
-        [209, 99, 106], [227, 255, 205], [163, 255, 0], [183, 130, 88], [166, 74, 118], [65, 70, 15], [191, 162, 208],
-        [142, 108, 45],
-    ]
-)  # fmt: skip
-LINE_WIDTH = 4  # pixels of the clip; TrackDiffusion
 MIN_SIDE = 0.01  # pixels of the clip; thinner boxes are no boxes
 EMPTY = -1
+SETTINGS = "datamodule.conditions.tracklets"
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,12 @@ class Slots:
     ids: np.ndarray
     frames: Tensor | None = None
 
+    @classmethod
+    def free(cls, num_frames: int, num_slots: int, frames: Tensor | None = None) -> "Slots":
+        """Return slots without objects."""
+        shape = (num_frames, num_slots)
+        return cls(np.zeros((*shape, 4)), np.zeros(shape, bool), np.full(num_slots, EMPTY), frames)
+
 
 class Tracklets(Condition):
     """`boxes` (f k 4) xyxy in [0, 1], `track_masks` (f k): 1 where the object of a slot has a box, `track_ids` (k) and
@@ -51,7 +49,16 @@ class Tracklets(Condition):
     frames first (`by_length`); what finds no slot is left out. Colours are drawn anew in each epoch. Objects whose id
     is no number are numbered in the order of their names. Crowds and occluded boxes count unless switched off.
     `compat=original` also draws the empty slots, as the authors' code does: a small patch in the upper left corner.
+    Where the crop left an object out, it is absent, or with `edge=border` a line on the border: so it comes and goes.
+
+    With `box_dim` 8, also `box_hardness` (f k): 0 for soft boxes, which are larger than the object by parts of the
+    frame (`boxes.relaxed`): in training each with `soft_box_probability`, from a request those between its key boxes.
+    Drawn is where the object is.
+
+    A request's boxes fill the slots in their order; without boxes all are absent.
     """
+
+    takes_boxes = True
 
     def __init__(
         self,
@@ -64,14 +71,27 @@ class Tracklets(Condition):
         compat: str = "corrected",
         keep_crowds: bool = True,
         keep_occluded: bool = True,
+        edge: str = "absent",
+        box_dim: int = 7,
+        soft_box_probability: float = 0.0,
     ):
         if not 1 <= num_slots <= len(COLOURS):
             raise ValueError(f"num_slots={num_slots} must lie in 1 to {len(COLOURS)}, one colour each")
-        if order not in ("by_id", "by_length"):
-            raise ValueError(f"order={order!r} is not one of by_id, by_length: datamodule.conditions")
-        if compat not in ("corrected", "original"):
-            raise ValueError(f"compat={compat!r} is not one of corrected, original: datamodule.conditions")
+        for name, value, allowed in (
+            ("order", order, ("by_id", "by_length")),
+            ("compat", compat, ("corrected", "original")),
+            ("edge", edge, ("absent", "border")),
+            ("box_dim", box_dim, (7, 8)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}: {SETTINGS}.{name}")
+        if not 0 <= soft_box_probability <= 1 or (soft_box_probability and box_dim == 7):
+            raise ValueError(
+                f"soft_box_probability={soft_box_probability} must lie in [0, 1], and be 0 with box_dim=7, which does "
+                f"not tell the model what is soft: {SETTINGS}"
+            )
         self.num_slots, self.order, self.compat = num_slots, order, compat
+        self.edge, self.box_dim, self.soft_box_probability = edge, box_dim, soft_box_probability
         self.draw, self.clean_first, self.line_width = draw, clean_first, line_width
         self.keep_crowds, self.keep_occluded = keep_crowds, keep_occluded
 
@@ -91,22 +111,59 @@ class Tracklets(Condition):
 
     def finish(self, loaded: Slots, rng: np.random.Generator) -> dict[str, Tensor]:
         colours = COLOURS[rng.permutation(len(COLOURS))[: self.num_slots]]
-        tensors = {
-            "boxes": torch.from_numpy(loaded.boxes).float(),
-            "track_masks": torch.from_numpy(loaded.present).float(),
-            "track_ids": torch.from_numpy(loaded.ids),
-            "track_colours": torch.from_numpy(colours / 255).float(),
-        }
+        is_soft = np.zeros_like(loaded.present)
+        if self.soft_box_probability:
+            is_soft = rng.random(loaded.present.shape) < self.soft_box_probability
+        tensors = self._tensors(loaded, colours, is_soft, rng)
         if loaded.frames is not None:
-            shown = np.ones_like(loaded.present) if self.compat == "original" else loaded.present
-            drawn = draw_boxes(loaded.frames, loaded.boxes, shown, colours, self.line_width)
-            if self.clean_first:
-                drawn[:, 0] = loaded.frames[:, 0]
-            tensors["drawn_pixel_values"] = drawn
+            tensors["drawn_pixel_values"] = self._drawn(loaded, loaded.frames, colours)
         return tensors
 
     def from_request(self, request: SampleRequest) -> dict[str, Tensor]:
-        return {}
+        given, num_frames = request.boxes, request.num_frames
+        if num_frames is None:
+            raise ValueError("a request for a clip that follows boxes must say its num_frames")
+        slots = Slots.free(num_frames, self.num_slots)
+        is_soft = np.zeros_like(slots.present)
+        if given is not None:
+            self._check(given, num_frames)
+            count = len(given.ids)
+            boxes, present = cut_to_frame(given.boxes, given.present, self.edge)
+            slots.boxes[:, :count], slots.present[:, :count], slots.ids[:count] = boxes, present, range(count)
+            is_soft[:, :count] = given.soft
+        colours = [] if given is None else [tuple(colour) for colour in given.colours.tolist()]
+        slot_colours = choose_colours([*colours, *[None] * (self.num_slots - len(colours))])
+        return self._tensors(slots, slot_colours, is_soft, np.random.default_rng(request.seed))
+
+    def _check(self, given: TrackedBoxes, num_frames: int) -> None:
+        if len(given.boxes) != num_frames:
+            raise ValueError(f"{given.source}: boxes for {len(given.boxes)} frames, and the clip has {num_frames}")
+        if len(given.ids) > self.num_slots:
+            raise ValueError(
+                f"{given.source}: {len(given.ids)} objects, and the model of ckpt has room for {self.num_slots} "
+                f"({SETTINGS}.num_slots of its training)"
+            )
+
+    def _tensors(
+        self, slots: Slots, colours: np.ndarray, is_soft: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        boxes = relaxed(slots.boxes, is_soft & slots.present, rng) if self.box_dim == 8 else slots.boxes
+        tensors = {
+            "boxes": torch.from_numpy(boxes).float(),
+            "track_masks": torch.from_numpy(slots.present).float(),
+            "track_ids": torch.from_numpy(slots.ids),
+            "track_colours": torch.from_numpy(colours / 255).float(),
+        }
+        return tensors | ({"box_hardness": torch.from_numpy(~is_soft).float()} if self.box_dim == 8 else {})
+
+    def _drawn(self, slots: Slots, frames: Tensor, colours: np.ndarray) -> Tensor:
+        shown = slots.present & (slots.boxes[..., 2:] > slots.boxes[..., :2]).all(axis=-1)
+        if self.compat == "original":
+            shown = np.ones_like(slots.present)
+        drawn = draw_boxes(frames, slots.boxes, shown, colours, self.line_width)
+        if self.clean_first:
+            drawn[:, 0] = frames[:, 0]
+        return drawn
 
     def _boxes(self, track: dict[str, Any], clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         """Return the boxes of an object in the clip (f 4), and where it has one."""
@@ -115,41 +172,14 @@ class Tracklets(Condition):
         for flag, is_kept in (("crowd", self.keep_crowds), ("occluded", self.keep_occluded)):
             if not is_kept:
                 present &= ~np.isin(indices, track.get(flag) or [])
-        boxes = clip.geometry.boxes(values)
         height, width = clip.geometry.target
-        sides = (boxes[:, 2:] - boxes[:, :2]) * (width, height)
-        present &= (sides >= MIN_SIDE).all(axis=1)
-        return boxes * present[:, None], present
+        return cut_to_frame(clip.geometry.uncut_boxes(values), present, self.edge, MIN_SIDE / np.array([width, height]))
 
     def _slots(self, found: Sequence[tuple[int, np.ndarray, np.ndarray]], clip: Clip) -> Slots:
-        num_frames = len(clip.chosen.indices)
-        boxes = np.zeros((num_frames, self.num_slots, 4))
-        present = np.zeros((num_frames, self.num_slots), bool)
-        ids = np.full(self.num_slots, EMPTY)
-        for slot, (number, of_track, where) in enumerate(found):
-            boxes[:, slot], present[:, slot], ids[slot] = of_track, where, number
-        return Slots(boxes, present, ids, clip.frames if self.draw else None)
-
-
-def draw_boxes(
-    frames: Tensor, boxes: np.ndarray, present: np.ndarray, colours: np.ndarray, line_width: int = LINE_WIDTH
-) -> Tensor:
-    """Return `frames` (3 f h w uint8) with the outlines of `boxes` (f k 4) where `present` (f k), inside of the boxes
-    and `line_width` pixels wide, in `colours` (k 3) from 0 to 255.
-    """
-    from PIL import Image, ImageDraw
-
-    height, width = frames.shape[-2:]
-    drawn = torch.empty_like(frames)
-    for index in range(frames.shape[1]):
-        picture = Image.fromarray(frames[:, index].permute(1, 2, 0).contiguous().numpy())
-        pen = ImageDraw.Draw(picture)
-        for slot in np.flatnonzero(present[index]):
-            # PIL cuts fractions off: 4 / 48 x 48 must not become 3.9999.
-            corners = (boxes[index, slot] * (width, height, width, height)).round(3)
-            pen.rectangle(corners.tolist(), outline=tuple(map(int, colours[slot])), width=line_width)
-        drawn[:, index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return drawn
+        slots = Slots.free(len(clip.chosen.indices), self.num_slots, clip.frames if self.draw else None)
+        for slot, (number, boxes, present) in enumerate(found):
+            slots.boxes[:, slot], slots.present[:, slot], slots.ids[slot] = boxes, present, number
+        return slots
 
 
 def _numbers(ids: Sequence[str]) -> list[int]:

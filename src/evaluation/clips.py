@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..datamodules.boxes import TrackedBoxes
 from ..datamodules.remote import is_remote
 from ..datamodules.samples import VIDEO_EXTENSIONS
-from ..records import read_records
+from ..records import Record, read_records, recorded_boxes
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class EvaluatedClip:
     """One clip to measure.
 
     `name`: within its run, the same in another run of the same prompts; `video`, `references`: where they are;
-    `people`: names of the references' persons, where known; `stamp`: changes when a file does; `load` reads them.
+    `people`: names of the references' persons, where known; `record`: what sample.py wrote, or what a shard says, of
+    the boxes of the clip; `stamp`: changes when a file or these do; `load` reads them.
     """
 
     name: str
@@ -44,6 +46,12 @@ class EvaluatedClip:
     stamp: tuple[Any, ...]
     load: Callable[[], Loaded]
     people: tuple[str, ...] | None = None
+    record: Record | None = None
+
+    @property
+    def boxes(self) -> TrackedBoxes | None:
+        """Where things were to be. Raises ValueError where that is no box."""
+        return None if self.record is None else recorded_boxes(self.record)
 
 
 def find_clips(
@@ -112,7 +120,23 @@ def _clip_of_sample(shards: Any, number: int) -> EvaluatedClip:
     names = tuple(f"{url}#{key}.{identity['face'][0]}" for identity in sample.identities)
     ids = [identity.get("id") for identity in sample.identities]
     people = tuple(map(str, ids)) if all(isinstance(one, str) for one in ids) else None
-    return EvaluatedClip(key, f"{url}#{key}", names, sample.info["caption"], stamp, load, people)
+    record = _record_of_tracks(key, sample.info)
+    return EvaluatedClip(key, f"{url}#{key}", names, sample.info["caption"], stamp, load, people, record)
+
+
+def _record_of_tracks(key: str, info: Mapping[str, Any]) -> Record | None:
+    """Return where things are in a real clip, as sample.py records where they were to be."""
+    tracks = [track for track in info.get("tracks") or [] if isinstance(track, dict) and track.get("boxes")]
+    if not tracks:
+        return None
+    objects = [
+        {"id": track.get("id"), "between": "absent", "boxes": [row[:5] for row in track["boxes"]]} for track in tracks
+    ]
+    return {
+        "video": key,
+        "num_frames": info["num_frames"],
+        "boxes": {"coordinates": "unit", "outside": "cut", "objects": objects},
+    }
 
 
 def _load_sample(shards: Any, number: int) -> Loaded:
@@ -151,22 +175,26 @@ def _clips_of_folder(folder: Path, references: str | None, needs_references: boo
     records = read_records(folder)
     if records and references in (None, "none"):
         return [
-            clip_of_files(
-                record["video"],
-                folder / record["video"],
-                [folder / name for name in record["references"]],
-                record["prompt"],
-            )
+            _clip_of_record(folder, record)
             for record in records.values()
             if record["references"] or not needs_references
         ]
-    return _clips_of_videos(folder, references, needs_references)
+    overlays = {folder / record["overlay"] for record in records.values() if "overlay" in record}
+    return _clips_of_videos(folder, references, needs_references, overlays)
 
 
-def _clips_of_videos(folder: Path, references: str | None, needs_references: bool) -> list[EvaluatedClip]:
+def _clip_of_record(folder: Path, record: Record) -> EvaluatedClip:
+    pictures = [folder / name for name in record["references"]]
+    clip = clip_of_files(record["video"], folder / record["video"], pictures, record["prompt"])
+    return replace(clip, record=record, stamp=(*clip.stamp, record["boxes"])) if record.get("boxes") else clip
+
+
+def _clips_of_videos(
+    folder: Path, references: str | None, needs_references: bool, left_out: Collection[Path] = ()
+) -> list[EvaluatedClip]:
     root = folder if folder.is_dir() else folder.parent
     found = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
-    files = [path for path in found if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
+    files = [path for path in found if path.suffix[1:].lower() in VIDEO_EXTENSIONS and path not in left_out]
     if not files:
         raise ValueError(f"videos={folder} holds no video ({', '.join(VIDEO_EXTENSIONS)})")
     if references is None and needs_references:

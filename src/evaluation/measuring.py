@@ -91,7 +91,7 @@ def measure(
         if pending:
             start = time.perf_counter()
             try:
-                loaded = clip.load()
+                loaded, boxes = clip.load(), clip.boxes
                 frames, fps = reader.read_all(loaded.video)
             except (BadSample, OSError, ValueError) as error:
                 log.warning("left out %s: %s", clip.video, error)
@@ -100,6 +100,7 @@ def measure(
                 continue
             values = {"decoding": time.perf_counter() - start, "num_frames": len(frames), "fps": fps}
             given = {"references": loaded.references, "prompt": clip.prompt, "fps": fps, "people": clip.people}
+            given["boxes"] = boxes
             for name, found in pending.items():
                 added = _increment(metrics[name], frames, given, real)
                 store.put(_name(clip, real), name, found, added.increment, **values, **added.values)
@@ -129,8 +130,9 @@ class Added:
 
 
 def _increment(metric: Metric, frames: np.ndarray, given: dict[str, Any], real: bool) -> Added:
-    if "references" in arguments(metric) and not given["references"]:
-        return Added({}, {"seconds": 0.0, "refused": "it has no reference picture"})
+    for name, what in (("references", "reference picture"), ("boxes", "boxes of where things were to be")):
+        if name in arguments(metric) and not given[name]:
+            return Added({}, {"seconds": 0.0, "refused": f"it has no {what}"})
     start = time.perf_counter()
     refused: str | None = None
     added: Increment = {}

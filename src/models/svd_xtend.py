@@ -176,9 +176,15 @@ class SVDXtend(VideoDiffusion):
         noisy_latents = add_noise_at(latents, noise, timesteps)
         output = self.predict(noisy_latents, timesteps, conditioning).float()
         if self.loss_form == "v":
-            return mean_per_clip((output - velocity_at(latents, noise, timesteps)) ** 2)
+            return mean_per_clip(self.emphasize((output - velocity_at(latents, noise, timesteps)) ** 2, conditioning))
         error = (latents_from_output(noisy_latents, output, timesteps) - latents) ** 2
-        return mean_per_clip(expand_like(edm_scalings(timesteps).weight, error) * error)
+        error = expand_like(edm_scalings(timesteps).weight, error) * error
+        return mean_per_clip(self.emphasize(error, conditioning))
+
+    def emphasize(self, error: Tensor, conditioning: Any) -> Tensor:
+        """Return the squared error (b c f h w) as it enters the loss. A method that cares more about some places
+        overrides it."""
+        return error
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: SVDConditioning) -> Tensor:
         scalings, dtype = edm_scalings(timesteps), self.denoiser.dtype
@@ -187,11 +193,28 @@ class SVDXtend(VideoDiffusion):
         output = self.denoiser(
             sample=torch.cat([scaled, image_latents], dim=1).transpose(1, 2).to(dtype),  # the library wants b f c h w
             timestep=scalings.noise,
-            encoder_hidden_states=conditioning.image_embeds.to(dtype),
-            added_time_ids=conditioning.time_ids,
+            **self.told(conditioning),
             return_dict=False,
         )[0]
         return output.transpose(1, 2)
+
+    def told(self, conditioning: Any) -> dict[str, Tensor]:
+        """Return what the denoiser is told, by the names of its arguments."""
+        return {
+            "encoder_hidden_states": conditioning.image_embeds.to(self.denoiser.dtype),
+            "added_time_ids": conditioning.time_ids,
+        }
+
+    def without_image(self, conditioning: Any) -> Any:
+        return replace(
+            conditioning,
+            image_embeds=torch.zeros_like(conditioning.image_embeds),
+            image_latents=torch.zeros_like(conditioning.image_latents),
+        )
+
+    def unconditional(self, conditioning: Any) -> Any:
+        """Return what guidance's other half is told."""
+        return self.without_image(conditioning)
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
@@ -211,15 +234,10 @@ class SVDXtend(VideoDiffusion):
         Guidance rises from the first frame to the last; its unconditional half sees neither embedding nor latents of
         the picture, and is computed only where `max_guidance_scale` is above 1. `drop_image`: the whole clip without.
         """
-        without = replace(
-            conditioning,
-            image_embeds=torch.zeros_like(conditioning.image_embeds),
-            image_latents=torch.zeros_like(conditioning.image_latents),
-        )
-        conditioning = without if drop_image else conditioning
+        conditioning = self.without_image(conditioning) if drop_image else conditioning
         branches = 2 if max_guidance_scale > 1 else 1
         if branches == 2:
-            conditioning = without.beside(conditioning)
+            conditioning = self.unconditional(conditioning).beside(conditioning)
         scales = torch.linspace(min_guidance_scale, max_guidance_scale, noise.shape[2], device=noise.device)
 
         def predict_clean(latents: Tensor, sigma: Tensor) -> Tensor:

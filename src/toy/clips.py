@@ -1,7 +1,7 @@
 """Short clips of the drawn people, with captions and the complete ground truth: boxes, keypoints, masks, names."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,12 @@ MOTIONS = {
     "rests": "standing still",
 }
 
+# What becomes of a person's place during a clip: it stays; it moves to the side that the person looks to, so that the
+# first frame tells the motion; or it moves to somewhere that the first frame does not tell.
+PATHS = ("stays", "walks", "roams")
+HEADINGS = {"walks left": "walking to the left", "walks right": "walking to the right", "roams": "moving about"}
+TRAVELLER_SIZE = 0.8  # of the usual size: there must be somewhere to go
+
 
 @dataclass(frozen=True)
 class ToyClip:
@@ -49,9 +55,19 @@ class ToyClip:
 
 
 def draw_clip(
-    people: list[Person], rng: np.random.Generator, *, num_frames: int, height: int, width: int, fps: float
+    people: list[Person],
+    rng: np.random.Generator,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    path: str = "stays",
 ) -> ToyClip:
-    """Return a clip of `people` side by side, each with a motion of their own, before a wall of one colour."""
+    """Return a clip of `people` side by side, each with a motion of their own, before a wall of one colour.
+
+    `path`: one of PATHS; people who walk or roam do nothing else, and may end up before each other.
+    """
     wall = str(rng.choice(list(COLORS)))
     shirts = [str(rng.choice([name for name in COLORS if name != wall])) for _ in people]
     motions = [str(rng.choice(list(MOTIONS))) for _ in people]
@@ -61,6 +77,9 @@ def draw_clip(
         _perform(rng, motions[i], talks[i], num_frames, fps, _place(i, len(people), height, width))
         for i in range(len(people))
     ]
+    if path != "stays":
+        performances = [_travel(rng, path, poses, height, width) for poses in performances]
+        motions = [_heading(path, poses) for poses in performances]
     frames = [
         _draw_frame(
             background, people, [performance[f] for performance in performances], [COLORS[shirt] for shirt in shirts]
@@ -141,10 +160,35 @@ def _perform(
     return poses
 
 
+def _travel(rng: np.random.Generator, path: str, poses: list[Pose], height: int, width: int) -> list[Pose]:
+    """Return `poses` upright and on a straight way at constant speed, instead of where and how they were."""
+    size = TRAVELLER_SIZE * poses[0].size
+    low, high = np.array([0.9 * size, 1.05 * size]), np.array([width - 0.9 * size, height - 1.15 * size])
+    start, end = rng.uniform(low, high), rng.uniform(low, high)
+    look = {"yaw": rng.uniform(-0.6, 0.6), "gaze": rng.uniform(-1, 1)}
+    if path == "walks":
+        side = rng.choice([-1.0, 1.0])
+        look = {"yaw": side * rng.uniform(0.7, 1.0), "gaze": side}
+        distance = rng.uniform(0.5, 0.9) * (high[0] - low[0])
+        start[0] = rng.uniform(low[0], high[0] - distance) if side > 0 else rng.uniform(low[0] + distance, high[0])
+        end = start + np.array([side * distance, 0.0])
+    way = np.linspace(start, end, len(poses))
+    return [
+        replace(pose, x=float(x), y=float(y), size=size, roll=poses[0].roll, pitch=poses[0].pitch, **look)
+        for pose, (x, y) in zip(poses, way, strict=True)
+    ]
+
+
+def _heading(path: str, poses: list[Pose]) -> str:
+    if path == "roams":
+        return "roams"
+    return "walks right" if poses[-1].x > poses[0].x else "walks left"
+
+
 def _describe(wall: str, shirts: list[str], motions: list[str], talks: list[bool]) -> str:
     """Return a caption that tells everything about the clip except who is in it."""
     people = [
-        f"a person in a {shirt} shirt {MOTIONS[motion]}{' and talking' if talk else ''}"
+        f"a person in a {shirt} shirt {(MOTIONS | HEADINGS)[motion]}{' and talking' if talk else ''}"
         for shirt, motion, talk in zip(shirts, motions, talks, strict=True)
     ]
     return f"{' beside '.join(people)} in front of a {wall} wall".capitalize() + "."

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from ..datamodules.shards import ShardWriter, write_atomically
+from ..datamodules.video import get_reader
 from ..media import encode_mp4, encode_png
 from .analyzer import align
-from .clips import ToyClip, draw_clip
+from .clips import PATHS, ToyClip, draw_clip
 from .people import Person, make_person
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,17 @@ class ToyWorld:
     width: int = 64
     fps: float = 8.0
     seed: int = 0
+    path: str = "stays"
 
     def __post_init__(self):
+        if self.path not in PATHS:
+            raise ValueError(f"path={self.path!r} is not one of {', '.join(PATHS)}: datamodule.source.path")
         if self.clips_per_person < 2:
             raise ValueError("clips_per_person must be at least 2: the reference comes from another clip of the person")
 
 
 def write_world(world: ToyWorld, folder: Path) -> None:
-    """Write `train`, `held_out` (shards) and `held_out.txt` (a list to sample from) into `folder`."""
+    """Write `train`, `held_out` (shards), and of the latter what to sample from and compare with into `folder`."""
     from rich.progress import Progress
 
     total = (world.num_people + world.num_held_out) * world.clips_per_person // world.people_per_clip
@@ -78,6 +82,7 @@ def draw_group(world: ToyWorld, group: tuple[int, ...]) -> list[tuple[str, dict[
             height=world.height,
             width=world.width,
             fps=world.fps,
+            path=world.path,
         )
         for clip in range(world.clips_per_person)
     ]
@@ -161,7 +166,11 @@ def _write_split(
 
 
 def _write_examples(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    """Write a list file of prompts and reference pictures, and the real clips of the same people."""
+    """Write a list file of prompts and reference pictures, the real clips of the same people, and their first frames.
+
+    Reference pictures are of people, for methods that keep an identity; a first frame is what an image-to-video method
+    goes on from: `inputs=FOLDER/first_frames`.
+    """
     lines = []
     for key, members in samples:
         info = json.loads(members["json"])
@@ -174,6 +183,9 @@ def _write_examples(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -
         clip = folder / "clips" / f"{key}.mp4"
         clip.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(clip, members["mp4"])
+        first_frame = folder / "first_frames" / f"{key}.png"
+        first_frame.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(first_frame, encode_png(get_reader("pyav").read(members["mp4"], [0])[0]))
         lines.append("@@".join([info["caption"], *pictures]))
     write_atomically(folder / "held_out.txt", ("\n".join(lines) + "\n").encode())
 
@@ -194,9 +206,10 @@ class ToyShards:
         width: int = 64,
         fps: float = 8.0,
         seed: int = 0,
+        path: str = "stays",
     ):
         self.world = ToyWorld(
-            num_people, num_held_out, clips_per_person, people_per_clip, num_frames, height, width, fps, seed
+            num_people, num_held_out, clips_per_person, people_per_clip, num_frames, height, width, fps, seed, path
         )
         self.folder = Path(folder)
         self.train, self.val = str(self.folder / "train"), str(self.folder / "held_out")
@@ -223,6 +236,7 @@ class ToyShards:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _check_same(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        found = {"path": "stays", **found}  # worlds drawn before people could walk
         different = [name for name in wanted if found.get(name) != wanted[name]]
         if different:
             changes = ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in different)

@@ -2,7 +2,9 @@ import lightning
 import pytest
 import torch
 
-from likeness.callbacks.log_samples import LogSamples
+from likeness.callbacks.log_samples import ClipListener, LogSamples
+from likeness.datamodules.video import get_reader
+from likeness.inputs import read_picture
 
 from ..models.test_base import Loader
 from ..models.test_concat_id import batch_of, build
@@ -10,17 +12,23 @@ from ..models.test_concat_id import batch_of, build
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def validate(tmp_path, model, times: int = 1, **settings) -> lightning.Trainer:
-    settings = {"num_clips": 2, "sampling": {"num_inference_steps": 3, "guidance_scale": 2.0}, **settings}
-    callback = LogSamples(folder=str(tmp_path), fps=8, **settings)
-    trainer = lightning.Trainer(
+SAMPLING = {"num_inference_steps": 3, "guidance_scale": 2.0}
+
+
+def trainer_with(*callbacks) -> lightning.Trainer:
+    return lightning.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[callback],
+        callbacks=list(callbacks),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def validate(tmp_path, model, times: int = 1, **settings) -> lightning.Trainer:
+    settings = {"num_clips": 2, "sampling": SAMPLING, **settings}
+    trainer = trainer_with(LogSamples(folder=str(tmp_path), fps=8, **settings))
     for _ in range(times):
         trainer.validate(model, Loader([batch_of(2), batch_of(2, seed=1)]), verbose=False)
     return trainer
@@ -94,3 +102,50 @@ def test_honest_clips_are_not_named(tmp_path, caplog):
 def test_impossible_settings_are_refused(tmp_path, setting):
     with pytest.raises(ValueError, match=rf"{setting}=-1 must be at least .: callbacks\.log_samples\.{setting}"):
         LogSamples(folder=str(tmp_path), fps=8, **{setting: -1})
+
+
+def boxed_batch(size: int, seed: int = 0) -> dict:
+    """A batch of two slots, of which the second is empty: the first has a red box on the left half."""
+    batch = batch_of(size, seed=seed)
+    num_frames = batch["pixel_values"].shape[2]
+    masks = torch.tensor([1.0, 0.0]).repeat(size, num_frames, 1)
+    return batch | {
+        "boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.0] * 4]).repeat(size, num_frames, 1, 1),
+        "track_masks": masks,
+        "track_colours": torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(size, 1, 1),
+        "track_ids": torch.tensor([7, -1]).repeat(size, 1),
+    }
+
+
+class Listening(ClipListener):
+    """Keeps the boxes that it is shown."""
+
+    num_clips = 3
+
+    def __init__(self):
+        self.shown = []
+
+    def on_clip_sampled(self, place, frames, references, prompt, boxes=None):
+        self.shown.append(boxes)
+
+
+def test_boxes_are_drawn_into_what_is_made_and_into_the_real_clip(tmp_path):
+    listening = Listening()
+    trainer = trainer_with(LogSamples(folder=str(tmp_path), fps=8, num_clips=2, sampling=SAMPLING), listening)
+    trainer.validate(build(), Loader([boxed_batch(2), boxed_batch(2, seed=1)]), verbose=False)
+    folder = tmp_path / "step_0000000"
+    assert {path.stem for path in folder.glob("*.mp4")} == {
+        f"{number}{view}" for number in ("000", "001") for view in ("", "_boxes", "_real_boxes")
+    }
+    made, boxed, real = (
+        get_reader("pyav").read_all((folder / f"000{view}.mp4").read_bytes())[0].astype(int)
+        for view in ("", "_boxes", "_real_boxes")
+    )
+    width = made.shape[2]
+    for shown in (boxed, real):
+        assert (shown[:, 0, : width // 2, 0] - shown[:, 0, : width // 2, 1:].mean(axis=-1)).mean() > 60
+    assert len(listening.shown) == 3
+    assert listening.shown[0].ids == ("7",)
+    assert listening.shown[0].colours.tolist() == [[255, 0, 0]]
+    sheet = read_picture(folder / "sheet.png")
+    assert sheet.shape[0] >= 6 * made.shape[1]

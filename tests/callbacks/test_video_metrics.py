@@ -10,6 +10,8 @@ import torch.distributed as dist
 from likeness.callbacks.checkpoint import BestCheckpoint
 from likeness.callbacks.log_samples import LogSamples
 from likeness.callbacks.video_metrics import VideoMetrics
+from likeness.datamodules.box_files import parse_boxes
+from likeness.models.identity.analyzer import Face
 
 from ..conftest import drawn_video
 from ..models.test_base import Loader
@@ -151,3 +153,25 @@ def test_two_processes_log_exactly_what_one_would(tmp_path, shares):
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [expected, expected]
     assert {"val/fvd_own", "val/fvd_own_extrapolated", "val/temporal_flickering"} <= expected.keys()
+
+
+class EverythingIsAFace:
+    """Stands for an analyzer: finds one face that fills the frame."""
+
+    name = "everything"
+    embedding_dim = 1
+
+    def __call__(self, image):
+        height, width = image.shape[:2]
+        return [Face(np.array([0, 0, width, height]), np.zeros((5, 2)), 1.0, np.ones(1))]
+
+
+def test_boxes_are_measured_where_clips_have_them():
+    node = {"_target_": "likeness.metrics.boxes.BoxIoU", "analyzer": {"_target_": f"{__name__}.EverythingIsAFace"}}
+    callback, logged = VideoMetrics(metrics={"box_iou": node}, num_clips=9), Logged()
+    entry = {"coordinates": "unit", "objects": [{"boxes": [[0, 0, 0, 0.5, 1]], "ends": "hold"}]}
+    frames = drawn_video()
+    callback.on_clip_sampled(0, frames, [], "", parse_boxes(entry, "boxes").on_picture(1, 1).at(len(frames)))
+    callback.on_clip_sampled(1, frames, [], "")
+    callback.on_clips_sampled(None, logged)
+    assert logged["val/box_iou"] == 0.5

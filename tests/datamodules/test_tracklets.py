@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from likeness.datamodules.conditions import Clip
+from likeness.datamodules.box_files import parse_boxes
+from likeness.datamodules.conditions import Clip, FirstFrame, SampleRequest, check_boxes
+from likeness.datamodules.drawing import LINE_WIDTH, overlaid
 from likeness.datamodules.frames import ChosenFrames
 from likeness.datamodules.images import ShorterSideAndCrop, Stretch
 from likeness.datamodules.samples import BadSample, Sample
-from likeness.datamodules.tracklets import COLOURS, LINE_WIDTH, Tracklets
+from likeness.datamodules.tracklets import COLOURS, Tracklets
 
 HEIGHT, WIDTH = 40, 80
 
@@ -96,7 +98,126 @@ def test_broken_tracks_skip_the_sample(tracks):
         slots(tracks)
 
 
-@pytest.mark.parametrize("settings", [{"num_slots": 0}, {"num_slots": 30}, {"order": "x"}, {"compat": "x"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"num_slots": 0}, {"num_slots": 30}, {"order": "x"}, {"compat": "x"}, {"edge": "x"}, {"box_dim": 4}),
+        *({"soft_box_probability": 2, "box_dim": 8}, {"soft_box_probability": 0.5}),
+    ],
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Tracklets(**settings)
+
+
+def wanted(num_frames=3, **entry):
+    entry = {"coordinates": "unit", "objects": [{"id": "a", "boxes": [[0, 0.0, 0.0, 0.5, 0.5]], **entry}]}
+    return parse_boxes(entry | {"outside": "cut"}, "boxes.json").on_picture(1, 1).at(num_frames)
+
+
+def request(boxes=None, num_frames=3, **settings) -> SampleRequest:
+    return SampleRequest("", [], boxes, num_frames, **settings)
+
+
+def test_a_request_fills_the_slots_in_its_order():
+    boxes = wanted(boxes=[[1, 0.0, 0.0, 0.5, 0.5], [2, 0.5, 0.5, 1.0, 1.0]])
+    tensors = Tracklets(num_slots=3).from_request(request(boxes))
+    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
+        "boxes": (3, 3, 4),
+        "track_masks": (3, 3),
+        "track_ids": (3,),
+        "track_colours": (3, 3),
+    }
+    assert tensors["track_masks"].tolist() == [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert tensors["track_ids"].tolist() == [0, -1, -1]
+    np.testing.assert_allclose(tensors["boxes"][2, 0], [0.5, 0.5, 1, 1])
+    np.testing.assert_allclose(tensors["track_colours"] * 255, COLOURS[:3], atol=1e-4)
+
+
+def test_a_request_has_the_tensors_of_a_loader():
+    for box_dim in (7, 8):
+        loaded = slots([track("1", range(6))], box_dim=box_dim)
+        for boxes in (None, wanted()):
+            made = Tracklets(num_slots=4, box_dim=box_dim).from_request(request(boxes))
+            assert {name: (value.shape, value.dtype) for name, value in made.items()} == {
+                name: (value.shape, value.dtype) for name, value in loaded.items()
+            }
+
+
+def test_without_boxes_a_request_has_no_object():
+    tensors = Tracklets(num_slots=2).from_request(request())
+    assert tensors["track_masks"].sum() == 0 and tensors["boxes"].sum() == 0
+
+
+def test_more_objects_than_slots_and_other_lengths_are_refused():
+    many = [{"id": str(number), "boxes": [[0, 0, 0, 1, 1]]} for number in range(3)]
+    boxes = parse_boxes({"coordinates": "unit", "objects": many}, "boxes.json").on_picture(1, 1).at(3)
+    with pytest.raises(ValueError, match=r"boxes\.json: 3 objects, and the model of ckpt has room for 2 .*num_slots"):
+        Tracklets(num_slots=2).from_request(request(boxes))
+    with pytest.raises(ValueError, match=r"boxes\.json: boxes for 3 frames, and the clip has 5"):
+        Tracklets(num_slots=3).from_request(request(boxes, num_frames=5))
+
+
+def test_boxes_for_a_model_that_follows_none_are_refused():
+    with pytest.raises(ValueError, match=r"boxes\.json: the model of ckpt follows no boxes.*\(first_frame\)"):
+        check_boxes({"first_frame": FirstFrame(height=8, width=8)}, [wanted()])
+    check_boxes({"tracklets": Tracklets()}, [wanted()])
+
+
+def test_soft_boxes_reach_beyond_their_object_and_say_so():
+    tracks = [track(str(number), range(6)) for number in range(20)]
+    plain = slots(tracks, num_slots=20)
+    soft = slots(tracks, num_slots=20, box_dim=8, soft_box_probability=0.8)
+    hard = soft["box_hardness"] == 1
+    assert 0.1 < hard.float().mean() < 0.35
+    assert torch.equal(soft["boxes"][hard], plain["boxes"][hard])
+    grown = (soft["boxes"] - plain["boxes"])[~hard] * torch.tensor([-1, -1, 1, 1])
+    assert (grown > 0).all() and (soft["boxes"] >= 0).all() and (soft["boxes"] <= 1).all()
+    assert 0.08 < grown.mean() < 0.14  # 1/9 in the mean, less what the edges cut off
+    assert (slots(tracks, num_slots=20, box_dim=8)["box_hardness"] == 1).all()
+    again = slots(tracks, num_slots=20, box_dim=8, soft_box_probability=0.8)
+    assert torch.equal(again["boxes"], soft["boxes"])
+
+
+def test_drawn_is_where_the_object_is_also_where_its_box_is_soft():
+    settings = {"draw": True, "box_dim": 8}
+    soft = slots([track("1", range(6))], soft_box_probability=1.0, **settings)
+    hard = slots([track("1", range(6))], **settings)
+    where = [(one["drawn_pixel_values"] != 128).any(dim=0) for one in (soft, hard)]
+    assert torch.equal(*where)
+
+
+def test_between_key_boxes_of_a_request_boxes_are_soft():
+    boxes = wanted(boxes=[[0, 0.2, 0.2, 0.5, 0.5], [2, 0.2, 0.2, 0.5, 0.5]])
+    condition = Tracklets(num_slots=2, box_dim=8)
+    tensors = condition.from_request(request(boxes, seed=1))
+    assert tensors["box_hardness"][:, 0].tolist() == [1, 0, 1]
+    first, between, last = tensors["boxes"][:, 0]
+    assert torch.equal(first, last)
+    assert ((between - first) * torch.tensor([-1, -1, 1, 1]) > 0).all()
+    assert torch.equal(tensors["boxes"], condition.from_request(request(boxes, seed=1))["boxes"])
+    assert not torch.equal(tensors["boxes"], condition.from_request(request(boxes, seed=2))["boxes"])
+    assert torch.equal(Tracklets(num_slots=2).from_request(request(boxes))["boxes"][1, 0], first)
+
+
+def test_what_the_crop_left_out_can_have_a_line_on_the_border():
+    crop = ShorterSideAndCrop(flip_probability=0.0)
+    tracks = [track("1", range(6), (0.0, 0.25, 0.2, 0.75)), track("2", range(6), (0.5, 0.5, 0.5, 0.6))]
+    tensors = slots(tracks, clip_of(transform=crop, size=(HEIGHT, HEIGHT)), edge="border", draw=True)
+    assert tensors["track_ids"].tolist() == [1, -1, -1, -1]  # the second is no box anywhere
+    np.testing.assert_allclose(tensors["boxes"][1, 0], [0, 0.25, 0, 0.75])
+    assert (tensors["drawn_pixel_values"] == 128).all()
+    leaving = wanted(boxes=[[0, 0.8, 0.2, 0.9, 0.4], [2, 1.2, 0.2, 1.3, 0.4]])
+    boxes, masks = (Tracklets(edge="border").from_request(request(leaving))[name] for name in ("boxes", "track_masks"))
+    np.testing.assert_allclose(boxes[:, 0], [[0.8, 0.2, 0.9, 0.4], [1, 0.2, 1, 0.4], [1, 0.2, 1, 0.4]])
+    assert masks[:, 0].tolist() == [1, 1, 1]
+    assert Tracklets().from_request(request(leaving))["track_masks"][:, 0].tolist() == [1, 0, 0]
+
+
+def test_overlays_show_the_boxes_in_their_colours():
+    frames = np.full((3, 320, 400, 3), 128, np.uint8)
+    shown = overlaid(frames, wanted(colour="red", ends="hold", boxes=[[1, 0.25, 0.25, 0.75, 0.75]]))
+    assert (frames == 128).all()
+    assert (shown[:, 80:84, 100:301] == [255, 0, 0]).all()
+    assert (shown[:, 85:230, 105:290] == 128).all()
+    assert (overlaid(frames[:, ::5, ::5], wanted(colour="red"))[0, 0, :41] == [255, 0, 0]).all()

@@ -59,7 +59,7 @@ def unet_of(case: Case, field: str = "state_dict") -> UNetSpatioTemporalConditio
     return unet.eval()
 
 
-def build(case: Case, field: str = "state_dict", **settings) -> SVDXtend:
+def build(case: Case, method: type[SVDXtend] = SVDXtend, denoiser=None, field="state_dict", **settings) -> SVDXtend:
     """The method on the manifest's networks; frozen parts that it does not describe are as small as they get."""
     config, width = case.config, case.config["unet"]["cross_attention_dim"]
     vision = {"hidden_size": 8, "intermediate_size": 8, "projection_dim": width, "num_hidden_layers": 1}
@@ -69,8 +69,8 @@ def build(case: Case, field: str = "state_dict", **settings) -> SVDXtend:
     if "vae" in config:
         autoencoder.vae.load_state_dict(case.weights("state_dict_vae"), strict=False)
         image_encoder.encoder.load_state_dict(case.weights("state_dict_image_encoder"), strict=False)
-    model = SVDXtend(
-        denoiser=unet_of(case, field),
+    model = method(
+        denoiser=unet_of(case, field) if denoiser is None else denoiser,
         autoencoder=autoencoder,
         image_encoder=image_encoder,
         optimizer=partial(torch.optim.AdamW, lr=1e-4),
@@ -170,7 +170,7 @@ def check_train_step(case: Case) -> None:
     }
     for name, compat in (("repo", "original"), ("corrected", "corrected")):
         settings = {"conditioning_dropout": case.config["conditioning_dropout_prob"], "compat": compat}
-        model = build(case, "state_dict_unet", **settings)
+        model = build(case, field="state_dict_unet", **settings)
         with torch.no_grad():
             check_variant(case, name, model, batch, draws)
 

@@ -43,7 +43,7 @@ class Case:
         return torch.from_numpy(value.clip(-1, 1) if "clamped to [-1,1]" in entry.how else value)
 
     def weights(self, field: str = "state_dict") -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(fill(name, tuple(shape), self.seed)) for name, shape in self.manifest[field]}
+        return {name: torch.tensor(fill(name, tuple(shape), self.seed)) for name, shape in self.manifest[field]}
 
     def check(self, actual, name: str, **tolerance) -> None:
         """Compare `actual` with the expected array `name` at the manifest's tolerance."""

@@ -4,9 +4,10 @@ import pytest
 
 from .checks_data import SVD_XTEND_KINDS
 from .checks_svd import SVD_MODEL_KINDS
+from .checks_tracklets import TRACKLET_KINDS
 from .golden import Case, manifests
 
-KINDS = {**SVD_XTEND_KINDS, **SVD_MODEL_KINDS}
+KINDS = {**SVD_XTEND_KINDS, **SVD_MODEL_KINDS, **TRACKLET_KINDS}
 
 
 @pytest.mark.parametrize("path", manifests("svd_xtend"), ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ import pytest
 
 from likeness.datamodules.shards import list_shards
 from likeness.datamodules.video import get_reader
-from likeness.inputs import read_requests
+from likeness.inputs import read_picture, read_requests
 from likeness.toy.clips import draw_clip
 from likeness.toy.people import make_person
 from likeness.toy.world import ToyShards
@@ -109,6 +109,50 @@ def test_list_file_can_be_sampled_from(toy_world):
     assert len(requests) == 6
     assert all(request.references[0].is_file() for request in requests)
     assert len(list((toy_world / "clips").glob("*.mp4"))) == 6
+
+
+def test_first_frames_are_those_of_the_held_out_clips(toy_world):
+    reader = get_reader("pyav")
+    for clip in (toy_world / "clips").glob("*.mp4"):
+        picture = read_picture(toy_world / "first_frames" / f"{clip.stem}.png")
+        assert np.array_equal(picture, reader.read(clip.read_bytes(), [0])[0])
+
+
+def ways(path: str, count: int = 20) -> np.ndarray:
+    """Centres (n f 2) of the faces of people on their `path`."""
+    drawn = [draw(seed, num_frames=5, path=path).boxes[:, 0] for seed in range(count)]
+    return np.stack([(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in drawn])
+
+
+def test_people_walk_to_the_side_that_they_look_to():
+    for seed in range(10):
+        clip = draw(seed, num_frames=5, path="walks")
+        centre = (clip.boxes[:, 0, 0] + clip.boxes[:, 0, 2]) / 2
+        nose = clip.keypoints[:, 0, 2, 0]
+        assert np.sign(nose[0] - centre[0]) == np.sign(centre[-1] - centre[0])
+        assert ("right" if centre[-1] > centre[0] else "left") in clip.caption
+        assert np.abs(np.diff(clip.boxes[:, 0, 1])).max() == 0
+
+
+def test_roaming_people_end_where_their_first_frame_does_not_tell():
+    way = ways("roams", 40)
+    first, last = way[:, 0], way[:, -1]
+    assert np.abs(last - first).mean(axis=0).min() > 5
+    assert abs(np.corrcoef(first[:, 0], last[:, 0])[0, 1]) < 0.4
+    assert np.abs(np.diff(way, n=2, axis=1)).max() <= 1.5  # a straight way, up to whole pixels
+
+
+@pytest.mark.parametrize("path", ["walks", "roams"])
+def test_travellers_stay_in_the_picture(path):
+    for seed in range(20):
+        boxes = draw(seed, num_frames=5, path=path).boxes
+        assert boxes.min() >= -1
+        assert boxes.max() <= 65
+
+
+def test_unknown_path_is_refused():
+    with pytest.raises(ValueError, match=r"path='flies' is not one of stays, walks, roams: datamodule\.source\.path"):
+        ToyShards(folder="x", path="flies")
 
 
 def test_drawn_world_is_used_again_and_another_one_is_refused(toy_world):
