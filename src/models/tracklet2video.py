@@ -60,6 +60,7 @@ class TrackletToVideo(SVDXtend):
         loss_form: str = "v",
         compat: str = "corrected",
         gradient_checkpointing: bool = False,
+        checkpoint_temporal: bool = False,
         lora: LoRA | None = None,
         trained: Sequence[str] | None = None,
     ):
@@ -77,6 +78,7 @@ class TrackletToVideo(SVDXtend):
             loss_form=loss_form,
             compat=compat,
             gradient_checkpointing=gradient_checkpointing,
+            checkpoint_temporal=checkpoint_temporal,
             lora=lora,
             trained=trained,
         )
