@@ -13,7 +13,9 @@ from common import report, show
 RUNS = [
     ["svd_xtend"],
     ["svd_xtend", "model.checkpoint_temporal=true"],
-    ["svd_xtend", "model.trained=null"],
+    ["svd_xtend", "trained=all"],
+    ["tracklet2video"],
+    ["tracklet2video", "model.checkpoint_temporal=true"],
     ["svd_xtend_lora"],
     ["svd_xtend_lora_576x1024", "model.gradient_checkpointing=false", "model.checkpoint_temporal=false"],
     ["svd_xtend_lora_576x1024", "model.checkpoint_temporal=false"],
@@ -59,7 +61,12 @@ def make_batch(data: Any, device: str = "cpu") -> dict[str, Any]:
     count = data.batch_size
     pixels = torch.zeros(count, 3, data.num_frames, data.height, data.width, device=device)
     ids = {name: torch.full((count,), 7.0, device=device) for name in ("fps", "motion_bucket_id")}
-    return {"pixel_values": pixels, "image_pixel_values": pixels[:, :, :1], "caption": [""] * count, **ids}
+    batch = {"pixel_values": pixels, "image_pixel_values": pixels[:, :, :1], "caption": [""] * count, **ids}
+    if "tracklets" in data.conditions:
+        shape = count, data.num_frames, 20  # slots, as Tracklets has them
+        batch |= {"boxes": torch.zeros(*shape, 4, device=device), "track_masks": torch.ones(shape, device=device)}
+        batch |= {"track_colours": torch.zeros(count, shape[2], 3, device=device)}
+    return batch
 
 
 def row_of(arguments: list[str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """`train.py`: fit a method, with validation, samples, checkpoints and exact resume."""
 
 import logging
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ def main(config: DictConfig) -> float | None:
 
     from hydra.utils import instantiate
     from lightning import seed_everything
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from .callbacks.run_record import RunRecord
     from .config import check
@@ -41,6 +44,11 @@ def main(config: DictConfig) -> float | None:
     log.info("run folder: %s", config.paths.output_dir)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+    except SIGTERMException:
+        # Lightning's own exit has code 0, as if the run were done: whoever started it must be told that it is not.
+        words = "terminated at step %d: run_name=%s ckpt=last goes on from the last checkpoint"
+        log.warning(words, trainer.global_step, config.run_name)
+        sys.exit(128 + signal.SIGTERM)
     finally:
         if report := datamodule.skip_report():
             log.warning(report)

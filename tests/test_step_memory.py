@@ -1,13 +1,18 @@
 """Predicted memory: against the tensors that autograd keeps, and against what torch's allocator was asked for."""
 
+import json
+import re
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from likeness.config import CONF_DIR
 from likeness.models.draws import Draws
 from likeness.models.lora import LoRA
 from likeness.step_memory import LiveBytes, norms_as_on_cuda, predict_memory
 
+from .conftest import REPOSITORY
 from .models.test_svd_xtend import ATTENTION, batch_of, build
 
 CHECKPOINTED = {"lora": LoRA(**ATTENTION), "gradient_checkpointing": True}
@@ -80,6 +85,15 @@ def test_a_view_and_a_change_in_place_take_no_memory_and_what_is_gone_counts_no_
         assert live.current == 400 and view.sum() == 100
         del view
         assert live.current == 0 and live.start_peak() >= 400 and live.peak == 0
+
+
+@pytest.mark.parametrize("experiment", ["svd_xtend", "svd_xtend_lora", "svd_xtend_lora_576x1024", "tracklet2video"])
+def test_recipes_say_what_was_predicted_for_them(experiment):
+    rows = json.loads((REPOSITORY / "benchmarks" / "results" / "memory.json").read_text())["rows"]
+    recipe = (CONF_DIR / "experiment" / f"{experiment}.yaml").read_text()
+    (line,) = [line for line in recipe.splitlines() if "benchmarks/memory.py" in line]
+    predicted = {f"{row['predicted GB']:.0f} GB" for row in rows if row["run"].split()[0] == experiment}
+    assert set(re.findall(r"\d+ GB", line)) == predicted
 
 
 def test_norms_are_taken_in_float32_as_on_cuda():
