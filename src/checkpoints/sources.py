@@ -75,7 +75,12 @@ class Source:
         return "vae" if self.is_vae else "unet" if "UNet" in self.model_class.__name__ else "transformer"
 
     def load(self, dtype: torch.dtype) -> Any:
-        """Return the model with its weights in `dtype`."""
+        """Return the model with its weights in `dtype`. Raises ValueError for a run that trained a LoRA."""
+        if self.lora is not None:
+            raise ValueError(
+                f"{self.path} holds a LoRA, not a whole network: fold it in first, export.py merge_lora=true, and name "
+                "that folder"
+            )
         model = empty_model(self.model_class, self.config)
         # One tensor at a time, and a copy: a tensor mapped from the file would change or slow down with it.
         state_dict = {name: tensor.load().to(dtype, copy=True) for name, tensor in self.tensors.items()}

@@ -112,3 +112,10 @@ def test_adapters_that_contradict_their_configuration_are_refused(tmp_path, trai
     path = write_run(tmp_path / "b.ckpt", trained, config={**settings, "model": {}})
     with pytest.raises(ValueError, match=r"has no model\.lora\.rank"):
         read_source(path)
+
+
+def test_a_run_of_adapters_is_no_start_for_another(tmp_path, base, trained):
+    base.save_pretrained(tmp_path / "base")
+    path = write_run(tmp_path / "a.ckpt", trained, str(tmp_path / "base"))
+    with pytest.raises(ValueError, match="holds a LoRA, not a whole network: fold it in first"):
+        read_source(path).load(torch.float32)

@@ -162,6 +162,7 @@ def test_stage_two_goes_on_from_stage_one_and_its_export_is_a_start_of_its_own(t
     trained = read_checkpoint(find_checkpoint(second))["state_dict"]
     assert all(torch.equal(exported[name.removeprefix("denoiser.")], value) for name, value in trained.items())
     assert any(float(value.abs()) > 0 for name, value in trained.items() if "alpha_" in name)
+    assert load_tracklet_unet(pretrained=str(second)).state_dict().keys() == exported.keys()
     outcome = call(capfd, "export", f"from={second}", f"base={tmp_path}", f"to={tmp_path}/pipeline")
     assert outcome.code == 1 and "has boxes, which no stock pipeline knows" in outcome.error
     assert not (tmp_path / "pipeline").exists()
