@@ -3,10 +3,11 @@
     python benchmarks/learning.py concat_id_toy
     python benchmarks/learning.py concat_id_two_toy
     python benchmarks/learning.py svd_xtend_toy
+    python benchmarks/learning.py tracklet2video_toy
 
 Trains the experiment, samples for people whom it has not seen and evaluates the clips with the toy face analyzer; then
-the same model without its condition (references, first frame) and, with --ablation, a model trained without it. The
-real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
+the same model without its condition (references, first frame, boxes) and, with --ablation, a model trained without it.
+The real clips of those people show the ceiling. About a quarter of an hour on 2 cores; started again, it goes on.
 """
 
 import argparse
@@ -91,6 +92,14 @@ STUDIES = {
         metrics="image_to_video",
         measured=("first_frame_psnr",),
         follow=walks_as_real,
+    ),
+    "tracklet2video_toy": Study(
+        "toy_roams",
+        inputs="held_out.jsonl",
+        references="first_frames",
+        without=("boxes removed", ("sampling.drop_boxes=true",)),
+        metrics="[image_to_video,boxes]",
+        measured=("box_iou", "box_iou_last", "box_found", "box_success", "box_ap", "first_frame_psnr"),
     ),
 }
 

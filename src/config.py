@@ -109,8 +109,8 @@ class EvaluateConfig:
     prompts: str | None = None
     real: str | None = None
     compare: list[str] | None = None
-    opens2v: str | None = None
-    domain: str = "human"
+    benchmark: str | None = None
+    columns: list[str] | None = None
     num_resamples: int = 1000
     num_threads: int | None = None
     seed: int = 0

@@ -1,4 +1,4 @@
-"""`evaluate.py`: metrics over clips and references, whoever made them; comparison of runs; OpenS2V-Eval's totals."""
+"""`evaluate.py`: metrics over clips and references, whoever made them; comparison of runs; totals of benchmarks."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ TOLERANT_GROUPS = ("default", "all")
 def main(config: DictConfig) -> None:
     if config.compare is not None:
         _compare(config)
-    elif config.opens2v is not None:
-        _opens2v(config)
+    elif config.benchmark is not None and OmegaConf.is_missing(config, "videos"):
+        _totals(config)
     elif OmegaConf.is_missing(config, "videos"):
         raise ValueError(
             "videos must name a folder of clips, e.g. one that sample.py wrote, a list (.jsonl) or shards; or give "
-            "compare=[RUN,RUN], or opens2v=COLUMNS.csv"
+            "compare=[RUN,RUN], or benchmark=NAME columns=[TABLE.csv]"
         )
     else:
         _evaluate(config)
@@ -35,14 +35,21 @@ def _evaluate(config: DictConfig) -> None:
     from .datamodules.shards import write_atomically
     from .evaluation.report import write_report
     from .evaluation.session import Session
-    from .evaluation.table import print_result
+    from .evaluation.table import print_result, print_totals
+    from .evaluation.totals import aggregate, get_benchmark, means_of_result, read_columns
     from .run import quiet_libraries
 
     quiet_libraries(config.num_threads)
     check(config)
+    benchmark = None if config.benchmark is None else get_benchmark(config.benchmark)
+    columns = [] if benchmark is None else read_columns(config.columns or (), benchmark)
     session = Session(config, asked_for=_asked_for(config))
     output = Path(config.output)
     result = session.run(output)
+    if benchmark is not None:
+        result["benchmark"] = aggregate(
+            config.benchmark, [means_of_result(result, benchmark, "measured here"), *columns]
+        )
     write_atomically(output / "metrics.json", to_json(result))
     write_report(
         output / "report.html",
@@ -52,6 +59,8 @@ def _evaluate(config: DictConfig) -> None:
         training=None if config.training is None else Path(config.training),
     )
     print_result(result)
+    if benchmark is not None:
+        print_totals(result["benchmark"])
     known = len(session.measured.clips) - session.measured.num_new
     if known > 0:
         log.info("%d clips were measured before and have not changed", known)
@@ -60,7 +69,8 @@ def _evaluate(config: DictConfig) -> None:
 
 def _compare(config: DictConfig) -> None:
     from .datamodules.shards import write_atomically
-    from .evaluation.comparison import compare, read_run
+    from .evaluation.comparison import compare
+    from .evaluation.pairs import read_run
     from .evaluation.report import write_comparison
     from .evaluation.table import print_comparison
 
@@ -73,17 +83,17 @@ def _compare(config: DictConfig) -> None:
     log.info("comparison.json and comparison.html in %s", output)
 
 
-def _opens2v(config: DictConfig) -> None:
+def _totals(config: DictConfig) -> None:
     from .datamodules.shards import write_atomically
     from .evaluation.table import print_totals
-    from .metrics.opens2v import read_table, totals
+    from .evaluation.totals import aggregate, check_something_known, get_benchmark, read_columns
 
-    path = Path(config.opens2v)
-    if not path.is_file():
-        raise ValueError(f"opens2v={path} does not exist: give a CSV file with a row a video and a column a measure")
-    values = totals(read_table(path), config.domain)
-    write_atomically(Path(config.output) / "opens2v.json", to_json({"domain": config.domain, **values}))
-    print_totals(values, config.domain)
+    sources = read_columns(config.columns or (), get_benchmark(config.benchmark))
+    totals = aggregate(config.benchmark, sources)
+    check_something_known(totals)
+    write_atomically(Path(config.output) / "totals.json", to_json(totals))
+    print_totals(totals)
+    log.info("totals.json in %s", config.output)
 
 
 def to_json(result: Any) -> bytes:

@@ -17,7 +17,7 @@ BOXES = {"coordinates": "unit", "objects": [{"id": "a", "colour": "red", "boxes"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, toy_settings):
-    """An image-to-video run of one step whose data have boxes."""
+    """A run of one step of a method that follows boxes, with room for two objects."""
     output = tmp_path_factory.mktemp("boxes") / "run"
     from hydra.core.global_hydra import GlobalHydra
 
@@ -27,15 +27,15 @@ def run(tmp_path_factory, toy_settings):
             "sys.argv",
             [
                 "train.py",
-                "experiment=svd_xtend_toy",
+                "experiment=tracklet2video_toy",
                 "debug=tiny",
                 *toy_settings,
                 "datamodule.num_frames=5",
                 "datamodule.height=32",
                 "datamodule.width=32",
-                "+datamodule.conditions.tracklets._target_=likeness.datamodules.tracklets.Tracklets",
-                "+datamodule.conditions.tracklets.num_slots=2",
                 "datamodule.batch_size=1",
+                "datamodule.conditions.tracklets.num_slots=2",
+                "sampling.num_inference_steps=1",
                 "backbone.denoiser.config.block_out_channels=[32,64]",
                 "callbacks.log_samples.num_clips=0",
                 "trainer.max_steps=1",

@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -179,8 +179,8 @@ def _clips_of_folder(folder: Path, references: str | None, needs_references: boo
             for record in records.values()
             if record["references"] or not needs_references
         ]
-    overlays = {folder / record["overlay"] for record in records.values() if "overlay" in record}
-    return _clips_of_videos(folder, references, needs_references, overlays)
+    overlays = {str(folder / record["overlay"]) for record in records.values() if "overlay" in record}
+    return [clip for clip in _clips_of_videos(folder, references, needs_references) if clip.video not in overlays]
 
 
 def _clip_of_record(folder: Path, record: Record) -> EvaluatedClip:
@@ -189,18 +189,22 @@ def _clip_of_record(folder: Path, record: Record) -> EvaluatedClip:
     return replace(clip, record=record, stamp=(*clip.stamp, record["boxes"])) if record.get("boxes") else clip
 
 
-def _clips_of_videos(
-    folder: Path, references: str | None, needs_references: bool, left_out: Collection[Path] = ()
-) -> list[EvaluatedClip]:
+def _clips_of_videos(folder: Path, references: str | None, needs_references: bool) -> list[EvaluatedClip]:
     root = folder if folder.is_dir() else folder.parent
     found = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
-    files = [path for path in found if path.suffix[1:].lower() in VIDEO_EXTENSIONS and path not in left_out]
+    # Hidden ones are not clips: macOS leaves a ._NAME.mp4 beside each NAME.mp4 that it copies to other disks.
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    files = [path for path in shown if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
     if not files:
         raise ValueError(f"videos={folder} holds no video ({', '.join(VIDEO_EXTENSIONS)})")
     if references is None and needs_references:
         raise ValueError(
             f"{folder} has no samples.jsonl, so references must be given: a folder with NAME.png for each NAME.mp4, "
             "or one picture; references=none leaves out the metrics that need them"
+        )
+    if references not in (None, "none") and not Path(str(references)).exists():
+        raise ValueError(
+            f"references={references} does not exist: give a folder with NAME.png for each NAME.mp4, or one"
         )
     pictures = [_find_references(path, root, references) for path in files]
     without = [path for path, found in zip(files, pictures, strict=True) if not found]

@@ -1,13 +1,12 @@
 """Runs side by side: differences in pairs of the same clips, and which clips changed most."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from .pairs import Run, pair_name
+from .set_comparison import StoredSets, set_difference
 from .statistics import paired_difference
 from .table import shown_values
 
@@ -16,95 +15,85 @@ NUM_CHANGED = 8  # clips that are listed for each value
 IDENTITY = ("features", "protocols", "models", "settings")
 
 
-@dataclass(frozen=True)
-class Run:
-    """The `metrics.json` of one evaluation."""
-
-    name: str
-    path: Path
-    result: dict[str, Any]
-
-
-def read_run(place: Path) -> Run:
-    """Return the run whose `metrics.json` is `place`, lies in it, or in its folder `evaluation`."""
-    options = [place, place / "metrics.json", place / "evaluation" / "metrics.json"]
-    path = next((option for option in options if option.is_file()), None)
-    if path is None:
-        raise ValueError(f"compare: there is no metrics.json in {place}: evaluate it first, evaluate.py videos={place}")
-    try:
-        result = json.loads(path.read_text())
-        _ = [clip["name"] for clip in result["clips"]], result["intervals"], result["of_metric"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a metrics.json of evaluate.py, or of an earlier version of it") from error
-    return Run(str(place), path, result)
-
-
 def compare(runs: Sequence[Run], *, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Return the values of all `runs`, and of each but the first its differences to the first, for JSON.
 
     Differences are means over the clips that both runs have (by name, without the extension) and whose value is defined
-    in both, with intervals of a paired bootstrap. Values that are taken from other features, models or under another
-    protocol or setting are not compared. Raises ValueError for fewer than two runs, and where no clip is common.
+    in both, with intervals of a paired bootstrap; for distances to real clips, see `set_comparison`. Values that are
+    taken from other features, models or under another protocol or setting are not compared. Raises ValueError for
+    fewer than two runs, and where no clip is common.
     """
     if len(runs) < 2:
         raise ValueError(f"compare={[run.name for run in runs]} needs at least two runs: compare=[RUN,RUN]")
-    clips = [{pair_name(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
-    notes, rows = [], {}
-    for run, other in zip(runs[1:], clips[1:], strict=True):
-        common = clips[0].keys() & other.keys()
-        if not common:
+    return _Comparison(runs, num_resamples, seed).result()
+
+
+class _Comparison:
+    def __init__(self, runs: Sequence[Run], num_resamples: int, seed: int):
+        self.runs, self.num_resamples, self.seed = runs, num_resamples, seed
+        self.clips = [{pair_name(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
+        self.stored = StoredSets()
+        self.notes: list[str] = []
+        self.unpaired: dict[str, list[str]] = {}
+
+    def result(self) -> dict[str, Any]:
+        for run, clips in zip(self.runs[1:], self.clips[1:], strict=True):
+            self._count_pairs(run, clips)
+        names = dict.fromkeys(name for run in self.runs for name in shown_values(run.result))
+        rows = {name: self._row(name) for name in names}
+        for reason, values in self.unpaired.items():
+            self.notes.append(f"no paired interval for {', '.join(dict.fromkeys(values))}: {reason}")
+        return {
+            "runs": [run.name for run in self.runs],
+            "metrics": rows,
+            "notes": list(dict.fromkeys(self.notes)),
+        }
+
+    def _count_pairs(self, run: Run, clips: Mapping[str, Any]) -> None:
+        first, num_common = self.runs[0].name, len(self.clips[0].keys() & clips.keys())
+        if not num_common:
             raise ValueError(
-                f"{runs[0].name} and {run.name} have no clip of the same name: pairs are found by it "
-                f"({_example(clips[0])}, {_example(other)})"
+                f"{first} and {run.name} have no clip of the same name: pairs are found by it "
+                f"({_example(self.clips[0])}, {_example(clips)})"
             )
-        if len(common) < max(len(clips[0]), len(other)):
-            counts = f"{len(clips[0])} and {len(other)}"
-            notes.append(f"{runs[0].name} and {run.name} have {len(common)} of {counts} clips in common")
-    for name in dict.fromkeys(name for run in runs for name in shown_values(run.result)):
-        rows[name] = _row(name, runs, clips, notes, num_resamples, seed)
-    return {"runs": [run.name for run in runs], "metrics": rows, "notes": list(dict.fromkeys(notes))}
+        if num_common < max(len(self.clips[0]), len(clips)):
+            counts = f"{len(self.clips[0])} and {len(clips)}"
+            self.notes.append(f"{first} and {run.name} have {num_common} of {counts} clips in common")
 
+    def _row(self, name: str) -> dict[str, Any]:
+        values = [
+            {"value": run.result["metrics"][name], **run.result["intervals"].get(name, {})}
+            if name in run.result["metrics"]
+            else None
+            for run in self.runs
+        ]
+        pairs = [self._pair(name, place) for place in range(1, len(self.runs))]
+        return {
+            "values": values,
+            "differences": [difference for difference, _ in pairs],
+            "changed": [changed for _, changed in pairs],
+        }
 
-def _row(
-    name: str,
-    runs: Sequence[Run],
-    clips: Sequence[Mapping[str, Any]],
-    notes: list[str],
-    num_resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    values = [
-        {"value": run.result["metrics"][name], **run.result["intervals"].get(name, {})}
-        if name in run.result["metrics"]
-        else None
-        for run in runs
-    ]
-    row: dict[str, Any] = {"values": values, "differences": [], "changed": []}
-    for run, entries in zip(runs[1:], clips[1:], strict=True):
-        reason = _why_not_comparable(name, runs[0].result, run.result)
-        difference: dict[str, Any] | None = None
-        changed: list[dict[str, Any]] = []
+    def _pair(self, name: str, place: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return the difference of a run's value to the first's, None where there is none, and what changed most."""
+        first, run = self.runs[0], self.runs[place]
+        reason = _why_not_comparable(name, first.result, run.result)
         if reason is not None:
-            notes.append(f"{name} of {runs[0].name} and {run.name} is not compared: {reason}")
-        else:
-            difference, changed = _difference(name, runs[0].result, clips[0], entries, num_resamples, seed)
-        row["differences"].append(difference)
-        row["changed"].append(changed)
-    return row
+            self.notes.append(f"{name} of {first.name} and {run.name} is not compared: {reason}")
+            return None, []
+        column = first.result["intervals"].get(name, {}).get("column")
+        if column is not None:
+            return _difference(column, self.clips[0], self.clips[place], self.num_resamples, self.seed)
+        difference, reason = set_difference(name, [first, run], self.stored, self.seed)
+        if reason is not None:
+            self.unpaired.setdefault(reason, []).append(name)
+        return difference, []
 
 
 def _difference(
-    name: str,
-    first: Mapping[str, Any],
-    clips: Mapping[str, Any],
-    others: Mapping[str, Any],
-    num_resamples: int,
-    seed: int,
+    column: str, clips: Mapping[str, Any], others: Mapping[str, Any], num_resamples: int, seed: int
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """Return the mean difference of the second run to the first, and the clips that changed most."""
-    column = first["intervals"].get(name, {}).get("column")
-    if column is None:  # a distance between sets has no pairs
-        return None, []
     names = sorted(clips.keys() & others.keys())
     pairs = np.array([[_value(run[clip], column) for run in (clips, others)] for clip in names], np.float64)
     interval, differences = paired_difference(pairs[:, 0], pairs[:, 1], num_resamples=num_resamples, seed=seed)
@@ -145,11 +134,6 @@ def _without_places(node: Any) -> Any:
 def _value(entry: Mapping[str, Any], column: str) -> float:
     value = entry.get(column)
     return float("nan") if value is None else float(value)
-
-
-def pair_name(name: str) -> str:
-    """Return what a clip's name must have in common with that of another run."""
-    return str(PurePath(name).with_suffix("")) if PurePath(name).suffix else name
 
 
 def _example(clips: Mapping[str, Any]) -> str:

@@ -1,11 +1,9 @@
 """Measuring clips one after another: each is decoded once, given to every metric, and forgotten."""
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from ..datamodules.video import get_reader
 from ..metrics.building import arguments, update
 from ..metrics.increments import Increment, add_increment, increment
 from .clips import EvaluatedClip
-from .models import identify
+from .models import code_of, identify
 from .store import Store, key_of
 
 log = logging.getLogger(__name__)
@@ -59,13 +57,12 @@ class Measured:
 
 def describe(node: Any, metric: Metric) -> dict[str, Any]:
     """Return everything that the values of a metric depend on: settings, features, protocol, model files, its code."""
-    source = Path(inspect.getfile(type(metric))).read_bytes()
     return {
         "settings": node,
         "features": getattr(metric, "features", ""),
         "protocol": getattr(metric, "comparison", None),
         "models": identify(node),
-        "code": key_of(source.decode()),
+        "code": code_of(metric),
     }
 
 

@@ -1,5 +1,8 @@
-"""Which model files stand behind a metric, with their checksums: numbers of other files are other measures."""
+"""Which model files and which code stand behind a metric: numbers of others are other measures."""
 
+import hashlib
+import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,25 @@ from ..metrics.model_files import MODEL_FILES, checksum
 def identify(node: Any) -> dict[str, str]:
     """Return the sha256 of each model file and folder that a metric's resolved settings name, by path."""
     return {str(path): checksum(path, root) for path, root in _paths(node)}
+
+
+def code_of(metric: Any) -> str:
+    """Return a hash of the source of our modules that a metric, and what it was built with, is made of."""
+    package = __name__.partition(".")[0]
+    pending = [type(part).__module__ for part in (metric, *vars(metric).values())]
+    modules: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in modules or name.partition(".")[0] != package:
+            continue
+        modules.add(name)
+        for value in vars(sys.modules[name]).values():
+            if inspect.isclass(value) or inspect.isfunction(value):
+                pending.append(value.__module__)
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
+    return digest.hexdigest()
 
 
 def _paths(node: Any) -> Iterator[tuple[Path, Path | None]]:

@@ -9,8 +9,8 @@ from typing import Any
 from ..datamodules.shards import write_atomically
 from ..loggers import read_metrics
 from .clips import EvaluatedClip
-from .comparison import Run, pair_name
 from .page import page
+from .pairs import Run, pair_name
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
 from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
@@ -24,7 +24,7 @@ def write_report(
     path: Path, result: dict[str, Any], clips: Sequence[EvaluatedClip], *, title: str, training: Path | None = None
 ) -> None:
     """Write the page. `result`: what `metrics.json` holds; `training`: folder of the run whose loss curve is shown."""
-    parts = [_summary(result), _values(result), _notes(result)]
+    parts = [_summary(result), _values(result), _notes(result), _benchmark(result)]
     if training is not None:
         parts.append(f"<h2>Training</h2>{loss_curve(read_metrics(training / 'metrics.csv'))}")
     parts += [_ends(result, clips), _distributions(result), _all_clips(result), _failed(result), _origins(result)]
@@ -93,13 +93,31 @@ def _disabled(result: Mapping[str, Any]) -> str:
     """Return what could not be measured, by the model that is missing."""
     rows = [
         _row([html.escape(", ".join(names)), html.escape(reason).replace("\n", "<br>")], [None] * 2, "off")
-        for reason, names in by_reason(result).items()
+        for reason, names in by_reason(result["disabled"]).items()
     ]
     return f"<h2>Disabled, not measured</h2>{_table(['metrics', 'why'], rows)}" if rows else ""
 
 
 def _notes(result: Mapping[str, Any]) -> str:
     return "".join(f"<p class=note>{html.escape(note)}</p>" for note in result["notes"])
+
+
+def _benchmark(result: Mapping[str, Any]) -> str:
+    """Return the totals of the benchmark that was asked for, and the columns that they are of, in percent."""
+    totals = result.get("benchmark")
+    if totals is None:
+        return ""
+    rows = []
+    for name, value in totals["totals"].items():
+        missing = ", ".join(totals["missing"].get(name, []))
+        shown = "undefined" if value is None else f"{100 * value:.2f}"
+        cells = [f"<b>{name}</b>", shown, "", html.escape(f"missing: {missing}" if missing else "")]
+        rows.append(_row(cells, [None, value, None, None]))
+    for name, column in totals["columns"].items():
+        cells = [name, f"{100 * column['share']:.2f}", f"{column['value']:.4f}", html.escape(column["source"])]
+        rows.append(_row(cells, [None, column["share"], column["value"], None]))
+    caution = f"<p class=note>{html.escape(totals['caution'])}</p>" if totals["caution"] else ""
+    return f"<h2>{html.escape(totals['title'])}</h2>{_table(['column', 'percent', 'measured', 'from'], rows)}{caution}"
 
 
 def _ends(result: Mapping[str, Any], clips: Sequence[EvaluatedClip]) -> str:
@@ -242,7 +260,7 @@ def _row(cells: Sequence[str], values: Sequence[float | None], kind: str = "") -
     """Return a row of HTML `cells`; a column with `values` is sorted by them, others by their text."""
     parts = []
     for cell, value in zip(cells, values, strict=True):
-        is_number = value is not None or cell in ("undefined", "disabled")
+        is_number = value is not None or cell.startswith(("undefined", "–"))
         number = "" if value is None else f" data-value='{float(value)!r}'"
         parts.append(f"<td{' class=number' if is_number else ''}{number}>{cell}</td>")
     return f"<tr{f' class={kind}' if kind else ''}>{''.join(parts)}</tr>"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
+from ..metrics.frechet import SetDistance
 from .measuring import Measured
 from .statistics import Interval, bootstrap_mean
 
@@ -49,6 +50,11 @@ def collect(
         "protocols": {name: d["protocol"] for name, d in descriptions.items() if d["protocol"]},
         "models": {name: d["models"] for name, d in descriptions.items() if d["models"]},
         "settings": {name: d["settings"] for name, d in descriptions.items()},
+        "distances": {
+            name: {"value": metric.name, "ddof": metric.ddof, "real": metric.real}
+            for name, metric in metrics.items()
+            if isinstance(metric, SetDistance)
+        },
         "thresholds": {name: m.threshold for name, m in metrics.items() if getattr(m, "threshold", None)},
         "timing": {
             name: {"seconds": timing.seconds, "num_clips": timing.num_clips, "clips_per_s": _finite(timing.clips_per_s)}

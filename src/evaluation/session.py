@@ -14,6 +14,7 @@ from .clips import EvaluatedClip, find_clips
 from .measuring import Measured, describe, measure
 from .result import collect
 from .store import Store
+from .table import by_reason
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class Session:
         chosen._set_parent(config)
         self.metrics, lacking = build_metrics(chosen, asked_for)
         self.disabled |= lacking
-        for name, reason in self.disabled.items():
-            log.warning("%s is disabled: %s", name, reason.partition("\n")[0])
+        for reason, names in by_reason(self.disabled).items():
+            log.warning("disabled: %s: %s", ", ".join(names), reason.partition(". Get them with")[0])
         if not self.metrics:
             raise ValueError(f"no metric can run: {'; '.join(f'{name}: {why}' for name, why in self.disabled.items())}")
         self.descriptions = {

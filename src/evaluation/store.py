@@ -7,6 +7,7 @@ stands for the clip's files (size and time of change), its prompt, and everythin
 import base64
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ class Store:
     def __init__(self, path: Path):
         self.path = path
         self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        self._num_lines = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = open(path, "a+b")  # noqa: SIM115, closed by `close`
         self._read_places()
 
     def close(self) -> None:
+        """Close the file, without the lines that later ones have replaced."""
+        places = sorted(place for _, place in self._places.values())
+        if len(places) < self._num_lines:
+            partial = self.path.with_suffix(".partial")
+            with open(partial, "wb") as copy:
+                for place in places:
+                    self._stream.seek(place)
+                    copy.write(self._stream.readline())
+            partial.replace(self.path)
         self._stream.close()
 
     def get(self, clip: str, metric: str, key: str) -> dict[str, Any] | None:
@@ -49,6 +60,7 @@ class Store:
         self._stream.write(json.dumps(record).encode() + b"\n")
         self._stream.flush()
         self._places[clip, metric] = key, place
+        self._num_lines += 1
 
     def _read_places(self) -> None:
         self._stream.seek(0)
@@ -63,6 +75,21 @@ class Store:
             except (ValueError, KeyError, TypeError):
                 pass
             place += len(line)
+            self._num_lines += 1
+
+
+def read_increments(path: Path, metrics: Collection[str]) -> dict[str, dict[str, Increment]]:
+    """Return what each clip adds to each of `metrics`, by metric and clip, as the file `path` has it last."""
+    found: dict[str, dict[str, Increment]] = {name: {} for name in metrics}
+    with open(path, "rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+                if record["metric"] in found and not record.get("refused"):
+                    found[record["metric"]][record["clip"]] = load(base64.b64decode(record["increment"]))
+            except (ValueError, KeyError, TypeError):  # cut by a kill: measured again by the next evaluation
+                continue
+    return found
 
 
 def key_of(*parts: Any) -> str:

@@ -26,10 +26,10 @@ def show_interval(interval: Mapping[str, Any] | None) -> str:
     return f"[{show(interval['low'])}, {show(interval['high'])}]"
 
 
-def by_reason(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of disabled metrics by what disables them."""
+def by_reason(disabled: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of `disabled` metrics by what disables them."""
     found: dict[str, list[str]] = {}
-    for name, reason in result["disabled"].items():
+    for name, reason in disabled.items():
         found.setdefault(reason, []).append(name)
     return found
 
@@ -55,12 +55,15 @@ def print_result(result: Mapping[str, Any]) -> None:
     """Print values with intervals, what was not measured, notes, and how fast it was."""
     from rich.table import Table
 
-    table = Table("metric", "value", "95 % interval", "from", "meaning", title=f"{result['num_clips']} clips")
+    title = f"{result['num_clips']} clips"
+    if result["failed"]:
+        title += f", {len(result['failed'])} more could not be read"
+    table = Table("metric", "value", "95 % interval", "from", "meaning", title=title)
     for name, value in shown_values(result).items():
         meaning = result["undefined"].get(name) or result["descriptions"].get(name, "")
         interval = show_interval(result["intervals"].get(name))
         table.add_row(name, show(value), interval, source_of(result, name), meaning)
-    for reason, names in by_reason(result).items():
+    for reason, names in by_reason(result["disabled"]).items():
         table.add_row("\n".join(names), "disabled", "", "", reason.partition(" Get them with")[0], style="dim")
     speeds = {name: timing["clips_per_s"] for name, timing in result["timing"].items()}
     parts = [
@@ -91,10 +94,15 @@ def show_difference(difference: Mapping[str, Any] | None) -> str:
     return f"{difference['value']:+.4f} {show_interval(difference)}{star}"
 
 
-def print_totals(values: Mapping[str, float], domain: str) -> None:
+def print_totals(result: Mapping[str, Any]) -> None:
+    """Print a benchmark's columns and totals, in percent, and what is missing."""
     from rich.table import Table
 
-    table = Table("column", "percent", title=f"OpenS2V-Eval, {domain} domain")
-    for name, value in values.items():
-        table.add_row(name, f"{100 * value:.2f}", style="bold" if name == "total" else "")
-    _print(table)
+    table = Table("column", "measured", "percent", "from", title=result["title"])
+    for name, column in result["columns"].items():
+        table.add_row(name, f"{column['value']:.4f}", f"{100 * column['share']:.2f}", column["source"])
+    for name, value in result["totals"].items():
+        missing = ", ".join(result["missing"].get(name, []))
+        shown = "undefined" if value is None else f"{100 * value:.2f}"
+        table.add_row(name, "", shown, f"missing: {missing}" if missing else "", style="bold")
+    _print(table, [f"note: {result['caution']}"] if result["caution"] else [])

@@ -31,7 +31,8 @@ class ClipMetric(Metric):
         """Add the values of one clip, NaN or left out where it has none, with its `weight` in the mean."""
         row = [float(values.get(name, torch.nan)) for name in self.descriptions]
         self.values.append(torch.tensor(row, device=self.device))
-        self.weights.append(torch.tensor([weight], device=self.device))
+        # float, whatever was given: processes that gather different types wait for each other, or fail.
+        self.weights.append(torch.tensor([float(weight)], device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         if not len(self.values):

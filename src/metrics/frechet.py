@@ -76,7 +76,7 @@ class SetDistance(Metric):
             )
         self.name, self.features, self.comparison = name, features, comparison
         self.ddof, self.max_kept, self.num_resamples, self.seed = ddof, max_kept, num_resamples, seed
-        self.left_out = left_out
+        self.left_out, self.real = left_out, real
         for kind in KINDS:
             self.add_state(f"{kind}_sum", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"{kind}_outer", torch.zeros(dim, dim, dtype=torch.float64), dist_reduce_fx="sum")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .distances import inception_score
+from .distances import Rows, inception_score
 from .states import cat, evenly_spaced
 
 
@@ -25,11 +25,12 @@ class InceptionScore(Metric):
     """exp of the mean KL divergence of p(class | picture) from p(class), over `num_splits` parts: mean and spread.
 
     Of `num_frames` evenly spaced frames a clip. Rows are shuffled in a fixed way that depends on their order, as in the
-    published code, so several processes that share the clips differently may differ in the last digits.
+    published code; clips are brought into an order that follows from their rows first, whoever measured them.
     """
 
     full_state_update = False
     probabilities: list[Tensor]
+    counts: list[Tensor]
     num_classes: Tensor
 
     def __init__(self, *, features: Classifier, num_frames: int = 16, num_splits: int = 10, **kwargs: Any):
@@ -43,6 +44,7 @@ class InceptionScore(Metric):
             "inception_score_std": "its standard deviation over parts of the frames",
         }
         self.add_state("probabilities", default=[], dist_reduce_fx="cat")
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
         self.add_state("num_classes", torch.tensor(0), dist_reduce_fx="max")
         self._notes: list[str] = []
 
@@ -52,11 +54,13 @@ class InceptionScore(Metric):
         rows = self.classifier.probabilities(chosen)
         self.num_classes = torch.tensor(rows.shape[1], device=self.device)
         self.probabilities.append(rows.float().flatten().to(self.device))
+        self.counts.append(torch.tensor([float(len(rows))], device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         if not len(self.probabilities):
             raise ValueError("InceptionScore has seen no clip")
         rows = cat(self.probabilities).reshape(-1, int(self.num_classes)).cpu()
+        rows = Rows(rows, cat(self.counts).long().cpu()).sorted().rows
         num_splits = min(self.num_splits, max(len(rows) // 2, 1))
         self._notes = []
         if num_splits < self.num_splits:

@@ -169,7 +169,7 @@ def _travel(rng: np.random.Generator, path: str, poses: list[Pose], height: int,
     if path == "walks":
         side = rng.choice([-1.0, 1.0])
         look = {"yaw": side * rng.uniform(0.7, 1.0), "gaze": side}
-        distance = rng.uniform(0.5, 0.9) * (high[0] - low[0])
+        distance = rng.uniform(0.25, 0.5) * (high[0] - low[0])
         start[0] = rng.uniform(low[0], high[0] - distance) if side > 0 else rng.uniform(low[0] + distance, high[0])
         end = start + np.array([side * distance, 0.0])
     way = np.linspace(start, end, len(poses))

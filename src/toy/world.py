@@ -168,10 +168,10 @@ def _write_split(
 def _write_examples(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
     """Write a list file of prompts and reference pictures, the real clips of the same people, and their first frames.
 
-    Reference pictures are of people, for methods that keep an identity; a first frame is what an image-to-video method
-    goes on from: `inputs=FOLDER/first_frames`.
+    `held_out.txt`: prompts with reference pictures, for methods that keep an identity. `first_frames`: what an
+    image-to-video method goes on from. `held_out.jsonl`: the first frames, with the boxes of where people go.
     """
-    lines = []
+    lines, with_boxes = [], []
     for key, members in samples:
         info = json.loads(members["json"])
         pictures = []
@@ -187,7 +187,18 @@ def _write_examples(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -
         first_frame.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(first_frame, encode_png(get_reader("pyav").read(members["mp4"], [0])[0]))
         lines.append("@@".join([info["caption"], *pictures]))
+        with_boxes.append(json.dumps({"references": [f"first_frames/{key}.png"], "boxes": _given_boxes(info)}))
     write_atomically(folder / "held_out.txt", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "held_out.jsonl", ("\n".join(with_boxes) + "\n").encode())
+
+
+def _given_boxes(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the tracks of a clip as a user would give them."""
+    objects = [
+        {"id": track["id"], "label": track["label"], "boxes": [row[:5] for row in track["boxes"]]}
+        for track in info["tracks"]
+    ]
+    return {"coordinates": "unit", "num_frames": info["num_frames"], "outside": "cut", "objects": objects}
 
 
 class ToyShards:

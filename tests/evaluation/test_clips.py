@@ -36,6 +36,14 @@ def test_a_video_without_a_picture_is_an_error_that_counts_and_a_picture_too_man
     assert "zoe.png" in caplog.text
 
 
+def test_hidden_files_are_no_clips_and_references_that_are_not_there_are_an_error(folder):
+    (folder / "clips" / "._a.mp4").write_bytes(b"what macOS leaves")
+    write_mp4(folder / "clips" / ".trash" / "c.mp4")
+    assert [clip.name for clip in find_clips(str(folder / "clips"), str(folder / "faces"))] == ["a.mp4", "b.mp4"]
+    with pytest.raises(ValueError, match="references=.*gone does not exist"):
+        find_clips(str(folder / "clips"), str(folder / "gone"))
+
+
 def test_prompts_come_from_a_folder_or_a_file_and_must_be_as_many(folder):
     (folder / "prompts.txt").write_text("first\nsecond\n")
     place = (str(folder / "clips"), str(folder / "faces"))

@@ -1,8 +1,15 @@
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from likeness.evaluation.comparison import compare, read_run
+from likeness.evaluation.comparison import compare
+from likeness.evaluation.pairs import read_run
+from likeness.evaluation.store import Store
+from likeness.metrics.distances import frechet_from_rows
+from likeness.metrics.frechet import FeatureDistance
+from likeness.metrics.increments import add_increment, increment
 
 
 def write_run(folder, scores: dict[str, float | None], protocol: str = "a", **changes):
@@ -64,6 +71,77 @@ def test_values_from_other_features_models_or_settings_are_not_compared(tmp_path
 def test_distances_under_another_protocol_are_not_compared(tmp_path):
     runs = [write_run(tmp_path / name, {"x.mp4": 0.1}, protocol=name) for name in "ab"]
     assert any("fvd of" in note and "protocols differ" in note for note in compare(runs)["notes"])
+
+
+def measure_set(folder, clips: dict[str, torch.Tensor], real: dict[str, torch.Tensor]):
+    """Write what an evaluation of feature rows leaves."""
+    metric = FeatureDistance(name="d", features="given", comparison="test", dim=3, ddof=1, num_resamples=3)
+    store = Store(folder / "measured.jsonl")
+    for rows, prefix in ((real, "real:"), (clips, "")):
+        for name, row in rows.items():
+            added = increment(metric, lambda probe, row=row, is_real=bool(prefix): probe.update(row[None], is_real))
+            store.put(prefix + name, "m", "key", added, refused=None)
+            add_increment(metric, added)
+    store.close()
+    values = {name: value.item() for name, value in metric.compute().items()}
+    result = {
+        "metrics": {name: None if np.isnan(value) else value for name, value in values.items()},
+        "intervals": {},
+        "of_metric": dict.fromkeys(values, "m"),
+        "distances": {"m": {"value": "d", "ddof": 1, "real": None}},
+        **{part: {} for part in ("features", "protocols", "models", "settings")},
+        "clips": [{"name": name, "video": name, "references": [], "prompt": ""} for name in clips],
+    }
+    (folder / "metrics.json").write_text(json.dumps(result))
+    return read_run(folder)
+
+
+def rows_of(count: int, seed: int, shift: float = 0.0, suffix: str = ".mp4") -> dict[str, torch.Tensor]:
+    rows = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)) + shift
+    return {f"{number}{suffix}": row for number, row in enumerate(rows)}
+
+
+def test_distances_to_real_clips_are_compared_over_common_clips_in_pairs(tmp_path):
+    real, first = rows_of(20, 0), rows_of(14, 1, 1.0)
+    second = {name.replace("mp4", "mkv"): row + 0.3 for name, row in list(first.items())[2:]}
+    runs = [measure_set(tmp_path / "a", first, real), measure_set(tmp_path / "b", second, real)]
+    result = compare(runs)
+    (difference,) = result["metrics"]["d"]["differences"]
+    common = torch.stack(list(first.values())[2:]).double()
+    compared = torch.stack(list(real.values())).double()
+    expected = frechet_from_rows(compared, common + 0.3) - frechet_from_rows(compared, common)
+    assert difference["value"] == pytest.approx(expected.item(), rel=1e-4)
+    assert (difference["num_clips"], difference["differs"]) == (12, True)
+    assert result["metrics"]["d_mmd"]["differences"][0]["differs"]
+    assert any("d_extrapolated: it is extrapolated" in note for note in result["notes"])
+    assert [v["value"] for v in result["metrics"]["d"]["values"]] == [run.result["metrics"]["d"] for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda run: run.path.with_name("measured.jsonl").unlink(), "has kept no features: there is no measured.jsonl"),
+        (lambda run: run.path.with_name("measured.jsonl").write_text("{"), "has kept no features of real"),
+        (lambda run: run.result["metrics"].update(d=17.0), "are not those of its metrics.json: evaluate it again"),
+        (lambda run: run.result.pop("distances"), "it is a value of the whole set"),
+    ],
+)
+def test_a_distance_without_its_features_says_why_it_has_no_paired_interval(tmp_path, damage, reason):
+    runs = [measure_set(tmp_path / name, rows_of(10, 1, 1.0), rows_of(10, 0)) for name in "ab"]
+    damage(runs[1])
+    result = compare(runs)
+    assert result["metrics"]["d"]["differences"] == [None]
+    assert any(note.startswith("no paired interval for d") and reason in note for note in result["notes"])
+
+
+def test_distances_to_other_real_clips_or_of_few_pairs_are_not_compared(tmp_path):
+    clips = rows_of(10, 1, 1.0)
+    first = measure_set(tmp_path / "a", clips, rows_of(10, 0))
+    other = measure_set(tmp_path / "b", clips, rows_of(10, 2))
+    few = measure_set(tmp_path / "c", dict(list(clips.items())[:5]), rows_of(10, 0))
+    notes = compare([first, other])["notes"] + compare([first, few])["notes"]
+    assert any("the runs compare with other real clips" in note for note in notes)
+    assert any("there are 5 pairs and 10 real clips, and 8 are needed" in note for note in notes)
 
 
 def test_what_cannot_be_compared_is_an_error(tmp_path):

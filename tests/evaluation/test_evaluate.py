@@ -153,7 +153,7 @@ def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_i
         (["real=gone", "metrics=all"], "videos=gone is not a folder"),
         (["prompts=gone"], "prompts=gone is neither a folder"),
         (["compare=[gone,away]"], "there is no metrics.json in gone"),
-        (["opens2v=gone.csv"], "opens2v=gone.csv does not exist"),
+        (["benchmark=vbench_i2v", "columns=[gone.csv]"], "columns=gone.csv is neither a table"),
     ],
 )
 def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arguments, message):
@@ -174,10 +174,12 @@ def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
 
 
 def test_two_runs_are_compared_in_pairs(clips, capfd):
-    _, first = evaluate(capfd, clips, output="a")
+    shutil.copytree(clips / "clips", clips / "real")
+    distances = ["metrics=[default,frechet]", f"real={clips / 'real'}"]
+    _, first = evaluate(capfd, clips, *distances, output="a")
     frames = np.zeros((12, 64, 64, 3), np.uint8)
     write_mp4(clips / "clips" / "p00013_c0.mp4", frames)
-    evaluate(capfd, clips, output="b")
+    evaluate(capfd, clips, *distances, output="b")
     runs = f"compare=[{clips / 'a'},{clips / 'b'}]"
     outcome = call(capfd, "evaluate", runs, f"output={clips / 'c'}")
     assert outcome.code == 0, outcome.error
@@ -185,17 +187,10 @@ def test_two_runs_are_compared_in_pairs(clips, capfd):
     row = result["metrics"]["face_similarity_all_frames"]
     assert row["changed"][0][0]["name"] == "p00013_c0"
     assert row["differences"][0]["value"] == pytest.approx(-first["clips"][1]["similarity_all_frames"] / 3, abs=1e-4)
+    assert any(
+        "no paired interval for fvd_own, fvd_own_mmd" in note and "there are 3 pairs and 3 real clips" in note
+        for note in result["notes"]
+    )
     page = (clips / "c" / "comparison.html").read_text()
     assert page.count("<video") >= 2
     assert "What changed" in page
-
-
-def test_opens2v_columns_become_the_published_total(tmp_path, capfd):
-    columns = {"aesthetics": 4 + 3 * 0.4413, "motion_smoothness": 0.8190, "motion_amplitude": 0.3107}
-    columns |= {"face_similarity": 0.4387, "gme": 0.7367, "natural": 1 + 4 * 0.5875}
-    text = ",".join(columns) + "\n" + ",".join(map(str, columns.values())) + "\n"
-    (tmp_path / "columns.csv").write_text(text)
-    outcome = call(capfd, "evaluate", f"opens2v={tmp_path / 'columns.csv'}", f"output={tmp_path}")
-    assert outcome.code == 0, outcome.error
-    assert "55.89" in outcome.log
-    assert json.loads((tmp_path / "opens2v.json").read_text())["total"] == pytest.approx(0.5589, abs=5e-5)

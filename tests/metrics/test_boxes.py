@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from likeness.datamodules.box_files import parse_boxes
+from likeness.evaluation.clips import find_clips
 from likeness.metrics.boxes import BoxAP, BoxIoU, average_precision, best_overlaps, hits_of, overlap
 from likeness.models.identity.analyzer import Face
 
-from ..conftest import clip_sample, write_mp4, write_shards
+from ..conftest import clip_sample, write_mp4, write_picture, write_shards
 
 LEFT, RIGHT, TOP = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5)
 
@@ -143,27 +144,6 @@ def test_thresholds_are_those_of_coco():
     assert values == pytest.approx({"box_ap": 0.5, "box_ap50": 1.0, "box_ap75": 0.0})
 
 
-@pytest.mark.parametrize("make", [BoxIoU, BoxAP])
-def test_two_processes_give_what_one_gives(make):
-    from .two_processes import in_two_processes
-
-    rng = np.random.default_rng(0)
-    finder = Finder({value: [(LEFT, 0.9 - value / 100), (TOP, rng.uniform())] for value in range(5)})
-    clips = [(clip(*rng.integers(0, 5, 4)), throughout(4, LEFT, RIGHT)) for _ in range(3)]
-
-    def computed(share):
-        metric = make(analyzer=finder)
-        for frames, boxes in share:
-            metric.update(frames, boxes)
-        return {name: value.item() for name, value in metric.compute().items()}
-
-    alone = computed(clips)
-    for part in (clips[:1], []):
-        rest = clips[len(part) :]
-        both = in_two_processes(lambda rank, part=part, rest=rest: computed(rest if rank else part))
-        assert both[0] == both[1] == pytest.approx(alone, abs=1e-12)
-
-
 @pytest.mark.parametrize("settings", [{"frames": "first"}, {"skip_frames": -1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
@@ -217,6 +197,8 @@ def test_a_sampled_folder_and_shards_are_measured_with_their_boxes(walk, tmp_pat
     assert result["metrics"]["box_iou"] > 0.8 and result["metrics"]["box_ap50"] == 1
     assert result["clips"][0]["box_iou"] == result["metrics"]["box_iou"] and "box_iou" not in result["clips"][1]
     assert any("it has no boxes of where things were to be" in note for note in result["notes"])
+    picture = write_picture(tmp_path / "someone.png")
+    assert [clip.name for clip in find_clips(str(tmp_path / "s"), str(picture))] == ["clips/0.mp4", "clips/1.mp4"]
     key, members = clip_sample("0", num_frames=5, height=64, width=64, tracks=[{"id": "a", "boxes": rows}])
     from likeness.media import encode_mp4
 

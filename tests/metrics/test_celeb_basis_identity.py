@@ -5,8 +5,6 @@ import torch
 from likeness.metrics.celeb_basis_identity import CelebBasisIdentity, compare_embeddings
 from likeness.models.identity.analyzer import Face
 
-from .processes import compute_on_two
-
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], np.float32)
 
 
@@ -91,14 +89,3 @@ def test_several_photos_are_refused():
 def test_no_picture_is_an_error_and_not_a_number():
     with pytest.raises(ValueError, match="has seen no picture"):
         measured().compute()
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    prompts = [([1, 2, 0], 1), ([2], 1), ([3, 2], 2)]
-    clips = [(pictures(*made), pictures(photo)) for made, photo in prompts]
-    results = compute_on_two(
-        tmp_path, lambda: CelebBasisIdentity(analyzer=Numbered(), embedder=ByKeypoint()), [clips[:1], clips[1:]]
-    )
-    for result in results:
-        for name, value in measured(*prompts).compute().items():
-            torch.testing.assert_close(result[name], value)

@@ -5,7 +5,7 @@ import torch
 
 from likeness.metrics.columns import ColumnMetric, mean_of_defined, mean_over_parts
 
-from .processes import compute_on_two
+from .two_processes import in_two_processes
 
 
 class Kept(ColumnMetric):
@@ -34,11 +34,18 @@ def test_rows_stay_in_order_in_few_parts():
 
 
 @pytest.mark.parametrize("split", [0, 1, 3])
-def test_rows_of_two_processes_are_all_there_even_if_one_has_none(tmp_path, split):
+def test_rows_of_two_processes_are_all_there_even_if_one_has_none(split):
     rows = [(1.0,), (2.0, 3.0), (4.0,)]
-    for result in compute_on_two(tmp_path, Kept, [rows[:split], rows[split:]]):
-        assert result["pairs"].tolist() == [[value, -value] for value in (1, 2, 3, 4)]
-        assert result["count"].tolist() == [1, 2, 1]
+
+    def kept(rank: int) -> dict[str, list]:
+        metric = Kept()
+        for values in (rows[:split], rows[split:])[rank]:
+            metric.update(*values)
+        return {name: value.tolist() for name, value in metric.compute().items()}
+
+    for result in in_two_processes(kept):
+        assert result["pairs"] == [[value, -value] for value in (1, 2, 3, 4)]
+        assert result["count"] == [1, 2, 1]
 
 
 def test_copy_keeps_its_own_rows():

@@ -12,11 +12,13 @@ from likeness.metrics.distances import (
     frechet_from_rows,
     inception_score,
     moments,
+    paired_frechet,
+    paired_mmd,
     unbiased_mmd,
 )
 
 NUM_FEATURES = 400
-# Spectrum 1/k with trace 400: what field.md measured the bias of few clips with.
+# Spectrum 1/k with trace 400: few clips have a large bias.
 SPECTRUM = 1 / torch.arange(1, NUM_FEATURES + 1, dtype=torch.float64)
 SPECTRUM *= NUM_FEATURES / SPECTRUM.sum()
 
@@ -128,3 +130,48 @@ def test_inception_score_is_the_number_of_classes_for_sure_and_varied_pictures_a
     sure = torch.eye(4, dtype=torch.float64).repeat(100, 1)
     assert inception_score(sure, num_splits=1)[0] == pytest.approx(4)
     assert inception_score(torch.full((40, 4), 0.25), num_splits=10) == pytest.approx((1, 0))
+
+
+def pairs(seed: int, shift: float, count: int = 40, dim: int = 12) -> list[torch.Tensor]:
+    """Real rows, those of one model, and those of another whose clips are the first's, changed a little and shifted."""
+    generator = torch.Generator().manual_seed(seed)
+    real, first, noise = (torch.randn(count, dim, generator=generator, dtype=torch.float64) for _ in range(3))
+    first = first + 1
+    return [real, first, first + 0.15 * noise + shift]
+
+
+def test_pairs_find_a_difference_of_distances_that_intervals_of_each_would_hide():
+    real, first, second = pairs(0, 0.1)
+    found = paired_frechet(clips(real), clips(first), clips(second), 1, 60, seed=0)
+    values = [frechet_from_rows(real, rows).item() for rows in (first, second)]
+    assert found.value == pytest.approx(values[1] - values[0])
+    assert 0 < found.low < found.value < found.high
+    alone = bootstrapped_frechet(clips(real), clips(second), 1, 60, seed=0)
+    assert alone.high - alone.low > 2 * (found.high - found.low)
+    mmd = paired_mmd(real, first, second, 60, seed=0)
+    single = [unbiased_mmd(real, rows, 2, seed=0).value for rows in (first, second)]
+    assert mmd.value == pytest.approx(single[1] - single[0])
+    assert 0 < mmd.low < mmd.high
+
+
+def test_paired_intervals_of_equal_models_cover_no_difference():
+    hits = {"frechet": 0, "mmd": 0}
+    for seed in range(30):
+        real, first, second = pairs(seed, 0.0)
+        if seed % 2:
+            first, second = second, first
+        noisy = first + (second - first) * torch.randint(
+            2, (len(first), 1), generator=torch.Generator().manual_seed(seed)
+        )
+        other = first + second - noisy  # which clip is whose, was drawn: neither model is better
+        frechet = paired_frechet(clips(real), clips(noisy), clips(other), 1, 40, seed)
+        mmd = paired_mmd(real, noisy, other, 40, seed)
+        for name, found in (("frechet", frechet), ("mmd", mmd)):
+            hits[name] += found.low <= 0 <= found.high
+    assert min(hits.values()) >= 25, hits
+
+
+def test_the_same_clips_differ_by_nothing():
+    real, first, _ = pairs(1, 0.0)
+    found = paired_frechet(clips(real), clips(first), clips(first), 1, 5, seed=0)
+    assert (found.value, found.low, found.high) == (0, 0, 0)

@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
-import torch
 
 from likeness.metrics.face_copy import FaceCopy, overlap, pose_distance
 from likeness.models.identity.analyzer import ARCFACE_TEMPLATE, Face
-
-from .processes import compute_on_two
 
 SIDE = 112
 RNG = np.random.default_rng(0)
@@ -111,13 +108,3 @@ def test_wrong_input_is_refused():
         FaceCopy(analyzer=Marked(), num_frames=0)
     with pytest.raises(ValueError, match="1 frames and 0 references"):
         FaceCopy(analyzer=Marked()).update(np.stack([view(0)]), [])
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    clips = [(np.stack([view(0), view(1)]), [view(0)]), (np.stack([view(2)] * 3), [view(3)])]
-    together = FaceCopy(analyzer=Marked())
-    for clip in clips:
-        together.update(*clip)
-    for result in compute_on_two(tmp_path, lambda: FaceCopy(analyzer=Marked()), [clips, []]):
-        for name, value in together.compute().items():
-            torch.testing.assert_close(result[name], value, equal_nan=True)

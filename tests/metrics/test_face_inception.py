@@ -7,8 +7,6 @@ from likeness.metrics.image_features import SmallImageFeatures
 from likeness.metrics.inception_score import InceptionScore
 from likeness.models.identity.analyzer import ARCFACE_TEMPLATE, Face
 
-from .two_processes import in_two_processes
-
 torch.set_num_threads(1)
 
 
@@ -83,19 +81,18 @@ def test_face_frechet_distance_compares_clips_with_references():
     assert any("left out 2 clips or references: they show no face" in note for note in other.notes())
 
 
-def test_inception_score_needs_no_full_parts_and_is_equal_in_two_processes():
+def test_inception_score_needs_no_full_parts_and_no_order_of_clips():
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 256, (6, 4, 16, 16, 3), np.uint8)
 
-    def measure(part: slice) -> float:
+    def measure(chosen: np.ndarray) -> float:
         metric = InceptionScore(features=SmallImageFeatures(), num_splits=2, num_frames=4)
-        for frames in clips[part]:
+        for frames in chosen:
             metric.update(frames)
         return metric.compute()["inception_score"].item()
 
-    expected = measure(slice(None))
-    assert expected > 1
-    assert in_two_processes(lambda rank: measure(slice(3 * rank, 3 * rank + 3))) == pytest.approx([expected] * 2)
+    assert measure(clips) > 1
+    assert measure(clips[::-1]) == measure(clips)
     metric = InceptionScore(features=SmallImageFeatures(), num_frames=4)
     metric.update(clips[0])
     assert metric.compute()["inception_score"].isfinite()

@@ -8,8 +8,6 @@ from likeness.metrics.face_conventions import find_faces
 from likeness.metrics.face_similarity import FaceSimilarity
 from likeness.models.identity.analyzer import Face
 
-from .processes import compute_on_two
-
 
 class Given:
     """An analyzer for pictures that say whom they show: pixel (0, 0) is the number of the person, 0 for none."""
@@ -98,24 +96,6 @@ def test_no_clip_is_an_error_and_not_a_number():
 
 
 CLIPS = [([1, 1], 1), ([2, 0], 3), ([0], 2), ([3, 1, 0], 1), ([2], 0)]
-
-
-@pytest.mark.parametrize("split", [0, 2, 5])
-def test_two_processes_give_what_one_gives(tmp_path, split):
-    clips = [(show(*people), [show(reference)[0]]) for people, reference in CLIPS]
-    clips[1] = (pair((1, 2), (3, 0)), [alone(1), alone(3)])
-    expected = FaceSimilarity(analyzer=SideBySide(), threshold=0.5)
-    for clip in clips:
-        expected.update(*clip)
-    results = compute_on_two(
-        tmp_path,
-        lambda: FaceSimilarity(analyzer=SideBySide(), threshold=0.5),
-        [clips[:split], clips[split:]],
-    )
-    for result in results:
-        assert result.keys() == expected.compute().keys()
-        for name, value in expected.compute().items():
-            torch.testing.assert_close(result[name], value, equal_nan=True)
 
 
 def test_order_of_clips_changes_nothing():

@@ -7,8 +7,6 @@ from likeness.metrics.frechet import FeatureDistance, FrechetInceptionDistance, 
 from likeness.metrics.image_features import SmallImageFeatures
 from likeness.metrics.protocols import Protocol
 
-from .two_processes import in_two_processes
-
 torch.set_num_threads(1)
 
 
@@ -86,36 +84,6 @@ def test_values_do_not_depend_on_the_order_of_clips_or_on_how_rows_are_split():
     assert expected["d"].item() == pytest.approx(float(frechet_from_rows(real, generated)), rel=1e-12)
     for name, value in second.compute().items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-9), name
-
-
-def test_two_processes_get_what_one_gets():
-    real, generated = rows(30, 0), rows(40, 1, 0.3)
-
-    def measure(part: slice) -> dict[str, float]:
-        metric = set_distance()
-        for row in real[part]:
-            metric.update(row[None], real=True)
-        for row in generated[part]:
-            metric.update(row[None])
-        return {name: value.item() for name, value in metric.compute().items()}
-
-    expected = measure(slice(None))
-    for values in in_two_processes(lambda rank: measure(slice(rank, None, 2))):
-        assert values == pytest.approx(expected, rel=1e-9)
-
-
-def test_a_process_without_clips_takes_part():
-    real, generated = rows(12, 0), rows(12, 1)
-
-    def measure(rank: int) -> float:
-        metric = set_distance(num_resamples=2)
-        for row in real if rank == 0 else []:
-            metric.update(row[None], real=True)
-        for row in generated if rank == 0 else []:
-            metric.update(row[None])
-        return metric.compute()["d"].item()
-
-    assert in_two_processes(measure) == pytest.approx([float(frechet_from_rows(real, generated))] * 2)
 
 
 def test_sums_give_the_same_distance_once_rows_are_no_longer_kept_and_memory_stands_still():

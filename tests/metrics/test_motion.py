@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from likeness.metrics.flow import FarnebackFlow, amplitude, is_dynamic, signed_amplitude, warping_error
+from likeness.metrics.flow import FarnebackFlow, amplitude, is_dynamic, shrink, signed_amplitude, warping_error
 from likeness.metrics.model_files import MissingModel
 from likeness.metrics.motion import Flicker, Motion, MotionSmoothness
-
-from .two_processes import in_two_processes
 
 
 def panning(speed: int = 2, num_frames: int = 12, size: int = 64, seed: int = 0) -> np.ndarray:
@@ -77,6 +75,31 @@ def test_speed_is_per_second_and_at_any_size():
     assert fast["motion_amplitude"] == pytest.approx(2 * slow["motion_amplitude"])
 
 
+def test_a_cap_on_the_width_keeps_units_and_the_published_form():
+    frames = panning(speed=4, size=128)
+    whole, capped = Motion(flow=FarnebackFlow()), Motion(flow=FarnebackFlow(), max_width=64)
+    for metric in (whole, capped):
+        metric.update(frames, 8.0)
+    expected, found = whole.compute(), capped.compute()
+    assert found["motion_amplitude"].item() == pytest.approx(4 / 128 * 8, rel=0.15)
+    assert found["motion_amplitude"] != expected["motion_amplitude"]
+    assert torch.equal(found["motion_amplitude_opens2v"], expected["motion_amplitude_opens2v"])
+    assert found["dynamic_degree"] == expected["dynamic_degree"] == 1
+    assert capped.features == "Farneback flow, frames at most 64 wide" != whole.features
+    small = Motion(flow=FarnebackFlow(), max_width=128, opens2v=False)
+    small.update(frames, 8.0)
+    assert small.compute() == {name: value for name, value in expected.items() if name != "motion_amplitude_opens2v"}
+    with pytest.raises(ValueError, match="max_width=0 must be at least 32"):
+        Motion(flow=FarnebackFlow(), max_width=0)
+
+
+def test_shrunk_frames_are_means_of_areas():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), np.uint8)
+    means = frames.reshape(2, 20, 2, 30, 2, 3).mean(axis=(2, 4))
+    assert np.abs(shrink(frames, 30).astype(float) - means).max() <= 0.5
+    assert shrink(frames, 60) is frames
+
+
 def test_reversed_motion_is_as_large_and_shuffled_frames_move_and_jump_more():
     frames = panning(speed=1)
     forward, backward = measure(frames), measure(frames[::-1])
@@ -134,18 +157,6 @@ def test_clips_too_short_have_no_value_and_a_note():
         assert "1 of 2 clips are left out" in metric.notes()[0]
     with pytest.raises(ValueError, match="fps=0"):
         Motion(flow=FarnebackFlow()).update(panning(), 0)
-
-
-def test_two_processes_get_what_one_gets():
-    clips = [panning(speed) for speed in (0, 1, 2)]
-
-    def flicker(part: slice) -> float:
-        metric = Flicker()
-        for frames in clips[part]:
-            metric.update(frames)
-        return metric.compute()["temporal_flickering"].item()
-
-    assert in_two_processes(lambda rank: flicker(slice(rank, None, 2))) == pytest.approx([flicker(slice(None))] * 2)
 
 
 def test_without_opencv_flow_says_what_to_install(monkeypatch):

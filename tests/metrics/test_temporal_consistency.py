@@ -13,7 +13,6 @@ from likeness.metrics.temporal_consistency import (
 
 from ..conftest import drawn_video
 from .tiny_models import write_clip, write_dino
-from .two_processes import in_two_processes
 
 torch.set_num_threads(1)
 
@@ -84,20 +83,6 @@ def test_one_frame_or_no_reference_has_no_value_and_a_note():
     assert "no reference" in metric.notes()[0]
     with pytest.raises(ValueError, match="TemporalConsistency has seen no clip"):
         TemporalConsistency(features=Corners()).compute()
-
-
-def test_two_processes_get_what_one_gets_also_when_one_sees_nothing():
-    clips = [turned(0, angle, 2 * angle) for angle in (10, 20, 30)]
-
-    def measure(part: slice) -> tuple[float, list[float]]:
-        metric = TemporalConsistency(features=Corners())
-        for clip in clips[part]:
-            metric.update(clip)
-        return metric.compute()["temporal_consistency"].item()
-
-    expected = measure(slice(None))
-    assert in_two_processes(lambda rank: measure(slice(rank, None, 2))) == pytest.approx([expected] * 2)
-    assert in_two_processes(lambda rank: measure(slice(0, 3 * (1 - rank)))) == pytest.approx([expected] * 2)
 
 
 def test_clip_and_dino_folders_give_features_of_pictures_of_any_shape(tmp_path):

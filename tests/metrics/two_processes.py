@@ -22,9 +22,11 @@ def in_two_processes(function: Callable[[int], Any]) -> list[Any]:
         process.start()
     for process in processes:
         process.join(60)
+    for process in processes:
         if process.is_alive():
             process.kill()
-            raise RuntimeError("a process waits for the other")
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("a process was killed, or has waited for the other for a minute")
     received = dict(results.get() for _ in processes)
     errors = [value for value in received.values() if isinstance(value, BaseException)]
     if errors:
