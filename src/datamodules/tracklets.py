@@ -81,14 +81,14 @@ class Tracklets(Condition):
             ("order", order, ("by_id", "by_length")),
             ("compat", compat, ("corrected", "original")),
             ("edge", edge, ("absent", "border")),
-            ("box_dim", box_dim, (7, 8)),
+            ("box_dim", box_dim, (4, 7, 8)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}: {SETTINGS}.{name}")
-        if not 0 <= soft_box_probability <= 1 or (soft_box_probability and box_dim == 7):
+        if not 0 <= soft_box_probability <= 1 or (soft_box_probability and box_dim != 8):
             raise ValueError(
-                f"soft_box_probability={soft_box_probability} must lie in [0, 1], and be 0 with box_dim=7, which does "
-                f"not tell the model what is soft: {SETTINGS}"
+                f"soft_box_probability={soft_box_probability} must lie in [0, 1], and be 0 with box_dim={box_dim}, "
+                f"which does not tell the model what is soft: {SETTINGS}"
             )
         self.num_slots, self.order, self.compat = num_slots, order, compat
         self.edge, self.box_dim, self.soft_box_probability = edge, box_dim, soft_box_probability

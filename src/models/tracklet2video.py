@@ -87,6 +87,11 @@ class TrackletToVideo(SVDXtend):
                 f"TrackletToVideo cannot tell a {type(denoiser).__name__} where objects are: choose "
                 "backbone=svd_tracklets"
             )
+        if denoiser.config["label_dim"]:
+            raise ValueError(
+                f"the network of backbone.denoiser was trained with labels of its objects (label_dim="
+                f"{denoiser.config['label_dim']}), which no data here have: choose another"
+            )
         if target not in ("clean", "drawn"):
             raise ValueError(f"target={target!r} is not one of clean, drawn: model.target")
         if not 0 <= box_dropout <= 1:

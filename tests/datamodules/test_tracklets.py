@@ -101,7 +101,7 @@ def test_broken_tracks_skip_the_sample(tracks):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"num_slots": 0}, {"num_slots": 30}, {"order": "x"}, {"compat": "x"}, {"edge": "x"}, {"box_dim": 4}),
+        *({"num_slots": 0}, {"num_slots": 30}, {"order": "x"}, {"compat": "x"}, {"edge": "x"}, {"box_dim": 5}),
         *({"soft_box_probability": 2, "box_dim": 8}, {"soft_box_probability": 0.5}),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
+from likeness.models.denoisers.tracklet_unet import TrackletUNet
 from likeness.models.draws import Draws
 from likeness.models.svd_xtend import SVDXtend
 from likeness.models.tracklet2video import TrackletToVideo, box_cells
@@ -212,3 +213,5 @@ def test_wrong_setting_is_refused(settings, message):
 def test_networks_that_know_no_boxes_are_refused():
     with pytest.raises(ValueError, match="choose backbone=svd_tracklets"):
         build(UNetSpatioTemporalConditionModel(**STOCK, **NETWORK))
+    with pytest.raises(ValueError, match=r"labels of its objects \(label_dim=5\)"):
+        build(TrackletUNet(**STOCK, **NETWORK, label_dim=5))

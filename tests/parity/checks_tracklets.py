@@ -73,8 +73,10 @@ def check_instance_enhancer(case: Case) -> None:
     shape = tuple(config[name] for name in ("batch", "frames", "objects"))
     boxes = torch.from_numpy(case.expected["boxes"]).reshape(*shape, -1)
     masks = torch.from_numpy(case.expected["masks"]).reshape(shape)
-    labels = given(case, "input.positive").reshape(*shape, -1)
-    net = PositionNet(out_dim=config["context_dim"], box_dim=boxes.shape[-1], label_dim=labels.shape[-1])
+    has_labels = any(entry["name"] == "input.positive" for entry in case.inputs)
+    labels = given(case, "input.positive").reshape(*shape, -1) if has_labels else None
+    label_dim = labels.shape[-1] if has_labels else 0
+    net = PositionNet(out_dim=config["context_dim"], box_dim=boxes.shape[-1], label_dim=label_dim)
     net.add_instances(config["objects"])
     net.load_state_dict(case.weights("state_dict_position_net"))
     tokens, paths = net(boxes, masks, labels)

@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..loading import load_model, parse_dtype
+from ..loading import cast_weights, load_model, parse_dtype
 from .instance_enhancer import InstanceInjector, box_features
 from .position_net import PositionNet
 
@@ -67,6 +67,7 @@ def load_tracklet_unet(
             raise ValueError(
                 f"{pretrained} was trained with {name}={model.config[name]}: set backbone.denoiser.{name} to that"
             )
+    cast_weights(model, parse_dtype(dtype))  # what is new, too
     return model
 
 
