@@ -27,11 +27,14 @@ from likeness.toy.clips import ToyClip, draw_clip
 from likeness.toy.people import make_person
 
 NUM_CLIPS, NUM_FRAMES, SIZE = 2, 60, (96, 128)
+CONDITIONS = {"svd_xtend": "first_frame", "tracklet2video_stage1": "tracklets"}
 
 
 @dataclass
 class Layout:
-    """A layout: the arguments of prepare.py that read it, and the datamodule of the method that trains on it."""
+    """A layout: the arguments of prepare.py that read it, the datamodule of the method that trains on it, and the
+    experiment whose step is taken.
+    """
 
     name: str
     source: list[str]
@@ -142,7 +145,8 @@ def frames(folder: Path) -> Iterator[Layout]:
         "svd_xtend",
         experiment="svd_xtend",
     )
-    yield Layout("SVD tracklets (MOT)", ["mot", f"source.folder={folder}"], "tracklets")
+    source = ["mot", f"source.folder={folder}"]
+    yield Layout("SVD tracklets (MOT)", source, "svd_xtend", experiment="tracklet2video_stage1")
 
 
 def celeb_basis(folder: Path) -> Iterator[Layout]:
@@ -179,8 +183,8 @@ def check(layout: Layout, folder: Path) -> dict:
         f"datamodule.train={shards}",
     ]
     settings += [f"datamodule.num_frames={layout.num_frames}", "datamodule.batch_size=1", "trainer.max_steps=1"]
-    if layout.experiment == "svd_xtend":
-        settings.append("conditions=first_frame")
+    if layout.experiment in CONDITIONS:
+        settings.append(f"conditions={CONDITIONS[layout.experiment]}")
     elif layout.datamodule not in ("shards", "consisid"):
         target = "likeness.datamodules.conditions.ReferenceImages"
         settings.append(f"+datamodule.conditions.references={{_target_: {target}, height: 64, width: 64}}")
