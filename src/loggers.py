@@ -98,6 +98,17 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def end_runs(loggers: Iterable[Any], failed: bool) -> None:
+    """End the run of W&B, which otherwise ends with the process: the next job of a sweep would go on writing to it."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
+
+
 def log_image(loggers: Iterable[Any], name: str, image: np.ndarray, step: int) -> None:
     """Send a picture (h w 3 uint8) to every logger that shows pictures."""
     for logger in loggers:

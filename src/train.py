@@ -27,6 +27,7 @@ def main(config: DictConfig) -> float | None:
     from .callbacks.run_record import RunRecord
     from .config import check
     from .generation import check_sampling
+    from .loggers import end_runs
     from .run import quiet_libraries, resume_path
 
     quiet_libraries(config.num_threads)
@@ -50,6 +51,7 @@ def main(config: DictConfig) -> float | None:
         log.warning(words, trainer.global_step, config.run_name)
         sys.exit(128 + signal.SIGTERM)
     finally:
+        end_runs(loggers, failed=sys.exc_info()[0] is not None)
         if report := datamodule.skip_report():
             log.warning(report)
     if config.optimized_metric is None:

@@ -82,6 +82,8 @@ def test_other_loggers_write_beside_the_csv_file(capfd, tmp_path, toy_settings, 
     assert outcome.code == 0, outcome.error
     assert list((tmp_path / "x").glob(file))
     assert (tmp_path / "x" / "metrics.csv").is_file()
+    # The next job of a sweep, in the same process, must not go on with this one's run.
+    assert "wandb" not in sys.modules or sys.modules["wandb"].run is None
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
