@@ -53,6 +53,14 @@ def test_from_stock_weights_it_is_the_stock_network_whatever_the_boxes(stock_fol
     assert {value.dtype for value in half.state_dict().values()} == {torch.bfloat16}
 
 
+def test_gates_open_at_once_only_where_nothing_was_learned(stock_folder):
+    gates = [value for name, value in tiny(gate=0.5).named_parameters() if "alpha_" in name]
+    assert gates
+    assert all(float(value) == 0.5 for value in gates)
+    with pytest.raises(ValueError, match=r"initial_gate=0.5 would change .*backbone\.denoiser\.initial_gate"):
+        load_tracklet_unet(pretrained=stock_folder[0], initial_gate=0.5)
+
+
 @ENHANCERS
 def test_open_gates_see_boxes_and_no_box_is_not_no_boxes(enhancer):
     denoiser, told = tiny(gate=1.0, instance_enhancer=enhancer), boxes_of()

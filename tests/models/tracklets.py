@@ -18,12 +18,10 @@ STOCK = {
 
 def tiny(gate: float = 0.0, seed: int = 0, stock: dict | None = None, **settings) -> TrackletUNet:
     """A network of random weights. `gate`: of fusers and injectors, before tanh; every other new tensor is random."""
-    denoiser = load_tracklet_unet(config={**STOCK, **(stock or {})}, seed=seed, **settings)
+    denoiser = load_tracklet_unet(config={**STOCK, **(stock or {})}, seed=seed, initial_gate=gate, **settings)
     generator = torch.Generator().manual_seed(seed)
     for name, value in denoiser.named_parameters():
-        if "alpha_" in name:
-            value.data.fill_(gate)
-        elif "null_" in name or "instance_embedding" in name:
+        if "null_" in name or "instance_embedding" in name:
             value.data = torch.randn(value.shape, generator=generator)
     return denoiser.eval()
 

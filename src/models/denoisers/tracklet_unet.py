@@ -32,17 +32,26 @@ def load_tracklet_unet(
     box_dim: int = 7,
     instance_enhancer: str = "none",
     num_slots: int = 20,
+    initial_gate: float = 0.0,
 ) -> "TrackletUNet":
     """Return a `TrackletUNet`; its settings are there.
 
     `pretrained`: a folder in diffusers layout, of Stable Video Diffusion's network or of one with boxes, ours or
     TrackDiffusion's; what it lacks is new, made with `seed`, and changes nothing before it is trained. Or `config`:
-    settings of the stock network, for random weights. A `dtype` of 16 bits is for a network that is frozen.
+    settings of the stock network, for random weights: with these there is nothing to keep unchanged, and gates may
+    begin at tanh(`initial_gate`), since closed ones open slowly. A `dtype` of 16 bits is for a network that is frozen.
     """
     added = {"box_dim": box_dim, "instance_enhancer": instance_enhancer, "num_slots": num_slots}
     if pretrained is None:
         settings = None if config is None else {**config, **added}
-        return load_model(TrackletUNet, config=settings, seed=seed, dtype=dtype)
+        model = load_model(TrackletUNet, config=settings, seed=seed, dtype=dtype)
+        model.set_gates(initial_gate)
+        return model
+    if initial_gate:
+        raise ValueError(
+            f"initial_gate={initial_gate} would change what {pretrained} has learned: backbone.denoiser.initial_gate "
+            "is for random weights"
+        )
     if config is not None:
         raise ValueError("TrackletUNet needs either `pretrained` (a folder) or `config` (random weights)")
     from ...checkpoints.sources import read_source
@@ -246,6 +255,12 @@ class TrackletUNet(UNetSpatioTemporalConditionModel):
             for block in self._spatial_blocks(up_block):
                 block.injector = InstanceInjector(block.dim, block.num_attention_heads, block.attention_head_dim)
         self.register_to_config(instance_enhancer="decoder", num_slots=num_slots)
+
+    def set_gates(self, value: float) -> None:
+        """Let every gate be tanh(`value`)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith((".alpha_attn", ".alpha_dense")):
+                parameter.data.fill_(value)
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
         super().enable_gradient_checkpointing(gradient_checkpointing_func or self._checkpoint)
