@@ -28,20 +28,22 @@ IDENTITY = (
     "assignment_accuracy",
     "all_faces_rate",
 )
-NO_REFERENCES = ("references dropped", ("sampling.drop_references=true",))
 
 
 @dataclass(frozen=True)
 class Study:
-    """How an experiment is judged: `inputs` and real clips lie in the toy world `data`; `without`: what it samples
-    without, and how; `measured`: metrics of evaluate.py, of its groups `metrics`; `follow`: more, of a folder of clips
-    and that of the data.
+    """How an experiment is judged: `inputs`, `real` clips and their `references` (None: none) lie in the toy world `data`.
+
+    `condition` is what it is about, `dropped` how to sample without it; `measured`: metrics of evaluate.py, of its
+    groups `metrics`; `follow`: more, of a folder of clips and that of the data.
     """
 
     data: str
     inputs: str = "held_out.txt"
-    references: str = "references"
-    without: tuple[str, tuple[str, ...]] = NO_REFERENCES
+    real: str = "clips"
+    references: str | None = "references"
+    condition: str = "references"
+    dropped: tuple[str, ...] = ("sampling.drop_references=true",)
     metrics: str = "default"
     measured: tuple[str, ...] = IDENTITY
     ablation: tuple[str, ...] = ()
@@ -88,7 +90,8 @@ STUDIES = {
         "toy_walks",
         inputs="first_frames",
         references="first_frames",
-        without=("picture dropped", ("sampling.drop_image=true",)),
+        condition="the picture",
+        dropped=("sampling.drop_image=true",),
         metrics="image_to_video",
         measured=("first_frame_psnr",),
         follow=walks_as_real,
@@ -96,10 +99,12 @@ STUDIES = {
     "tracklet2video_toy": Study(
         "toy_roams",
         inputs="held_out.jsonl",
-        references="first_frames",
-        without=("boxes removed", ("sampling.drop_boxes=true",)),
-        metrics="[image_to_video,boxes]",
-        measured=("box_iou", "box_iou_last", "box_found", "box_success", "box_ap", "first_frame_psnr"),
+        real="held_out",  # shards: these know the boxes
+        references=None,
+        condition="boxes",
+        dropped=("sampling.drop_boxes=true",),
+        metrics="boxes",
+        measured=("box_iou", "box_iou_last", "box_found", "box_success", "box_ap"),
     ),
 }
 
@@ -160,15 +165,16 @@ def main() -> None:
     def judge(name: str, videos: Path, *extra: str) -> dict[str, Any]:
         return evaluate(study, name, outputs, videos, *extra) | study.follow(videos, data)
 
-    minutes, (what, dropped) = {"train_minutes": train("full")}, study.without
+    minutes, condition = {"train_minutes": train("full")}, study.condition
     rows = [
-        judge("as trained", sample("full", "full"), f"training={outputs / 'full'}"),
-        judge(f"same model with {what}", sample("full", "dropped", *dropped)),
+        judge(f"with {condition}", sample("full", "full"), f"training={outputs / 'full'}"),
+        judge(f"same model with {condition} dropped", sample("full", "dropped", *study.dropped)),
     ]
     if arguments.ablation:
         minutes["ablation_train_minutes"] = train("ablation", *study.ablation)
-        rows.append(judge(f"trained with {what}", sample("ablation", "ablation", *dropped)))
-    real = evaluate(study, "real clips", outputs, data / "clips", f"references={data / study.references}")
+        rows.append(judge(f"trained without {condition}", sample("ablation", "ablation", *study.dropped)))
+    references = "none" if study.references is None else data / study.references
+    real = evaluate(study, "real clips", outputs, data / study.real, f"references={references}")
     rows.append({name: real.get(name) for name in rows[0]})
     report(f"learning_{experiment}", rows, **minutes)
 
