@@ -32,7 +32,7 @@ IDENTITY = (
 
 @dataclass(frozen=True)
 class Study:
-    """How an experiment is judged: `inputs`, `real` clips and their `references` (None: none) lie in the toy world `data`.
+    """How an experiment is judged: `inputs`, `real` clips and their `references` (or None) lie in the toy world `data`.
 
     `condition` is what it is about, `dropped` how to sample without it; `measured`: metrics of evaluate.py, of its
     groups `metrics`; `follow`: more, of a folder of clips and that of the data.

@@ -37,6 +37,7 @@ MOTIONS = {
 PATHS = ("stays", "walks", "roams")
 HEADINGS = {"walks left": "walking to the left", "walks right": "walking to the right", "roams": "moving about"}
 TRAVELLER_SIZE = 0.8  # of the usual size: there must be somewhere to go
+WALKED, ROAMED = (0.25, 0.5), (0.25, 0.75)  # of the way that there is, from side to side
 
 
 @dataclass(frozen=True)
@@ -163,16 +164,16 @@ def _perform(
 def _travel(rng: np.random.Generator, path: str, poses: list[Pose], height: int, width: int) -> list[Pose]:
     """Return `poses` upright and on a straight way at constant speed, instead of where and how they were."""
     size = TRAVELLER_SIZE * poses[0].size
-    low, high = np.array([0.9 * size, 1.05 * size]), np.array([width - 0.9 * size, height - 1.15 * size])
-    start, end = rng.uniform(low, high), rng.uniform(low, high)
+    room, side = width - 1.9 * size, rng.choice([-1.0, 1.0])
+    distance = room * rng.uniform(*(WALKED if path == "walks" else ROAMED))
+    first = 0.95 * size + rng.uniform(0, room - distance) + (distance if side < 0 else 0)
+    # At the height where the world's people always are: there the toy analyzer knows them.
+    heights = height * rng.uniform(0.42, 0.58, 2)
     look = {"yaw": rng.uniform(-0.6, 0.6), "gaze": rng.uniform(-1, 1)}
     if path == "walks":
-        side = rng.choice([-1.0, 1.0])
+        heights[1] = heights[0]
         look = {"yaw": side * rng.uniform(0.7, 1.0), "gaze": side}
-        distance = rng.uniform(0.25, 0.5) * (high[0] - low[0])
-        start[0] = rng.uniform(low[0], high[0] - distance) if side > 0 else rng.uniform(low[0] + distance, high[0])
-        end = start + np.array([side * distance, 0.0])
-    way = np.linspace(start, end, len(poses))
+    way = np.linspace((first, heights[0]), (first + side * distance, heights[1]), len(poses))
     return [
         replace(pose, x=float(x), y=float(y), size=size, roll=poses[0].roll, pitch=poses[0].pitch, **look)
         for pose, (x, y) in zip(poses, way, strict=True)
