@@ -51,22 +51,26 @@ class Study:
 
 
 def walks_as_real(clips: Path, data: Path) -> dict[str, Any]:
-    """Return how many of `clips` move to the side to which the real clip moves, and how far in its measure.
+    """Return how many of `clips` move to the side of the real clip, how many to the other, and how far in its measure.
 
-    A clip in which no face is found in the first or the last frame, or which moves less than a tenth as far, does not.
+    A clip in which no face is found in the first or the last frame, or which moves less than a tenth as far, does
+    neither.
     """
     from likeness.records import read_records
 
-    records, same, lengths = read_records(clips), [], []
+    records, lengths = read_records(clips), []
     for video, record in records.items():
         real = displacement(data / "clips" / f"{Path(record['source_references'][0]).stem}.mp4")
         made = displacement(clips / video)
         share = float("nan") if made is None or not real else made / real
-        same.append(share > 0.1)
         lengths.append(share)
     known = sorted(length for length in lengths if length == length)
     median = known[len(known) // 2] if known else float("nan")
-    return {"same_direction": sum(same) / len(same), "median_distance": median}
+    return {
+        "same_direction": sum(length > 0.1 for length in lengths) / len(lengths),
+        "other_direction": sum(length < -0.1 for length in lengths) / len(lengths),
+        "median_distance": median,
+    }
 
 
 def displacement(path: Path) -> float | None:
