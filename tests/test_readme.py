@@ -66,6 +66,13 @@ def test_assignment_figures_are_those_of_the_benchmark():
         assert f"| {row['clips']} | {100 * row['assignment_accuracy']:.0f} % | {row['face_similarity']:.2f} |" in TEXT
 
 
+def test_image_to_video_figures_are_those_of_the_benchmark():
+    rows = json.loads((REPOSITORY / "benchmarks" / "results" / "learning_svd_xtend_toy.json").read_text())["rows"]
+    for row in rows[:2]:
+        sides = f"{100 * row['same_direction']:.0f} % | {100 * row['other_direction']:.0f} %"
+        assert f"| {row['clips']} | {row['first_frame_psnr']:.1f} dB | {sides} |" in TEXT
+
+
 def test_step_ratio_is_that_of_the_benchmark():
     rows = json.loads((REPOSITORY / "benchmarks" / "results" / "train_step.json").read_text())["rows"]
     assert f"costs {rows[-1]['ratio']:.2f} times" in TEXT
