@@ -47,3 +47,23 @@ def test_a_terminated_run_does_not_end_as_if_it_were_done(capfd, tmp_path, toy_s
     outcome = call(capfd, "train", *arguments, "datamodule.num_frames=2", "callbacks.log_samples.num_clips=0")
     assert outcome.code == 128 + signal.SIGTERM
     assert "terminated at step 1: run_name=svd_xtend/" in outcome.log
+
+
+def test_checkpoint_due_at_the_end_of_an_epoch_is_not_put_off(capfd, tmp_path, toy_settings):
+    """24 clips in batches of 4 are epochs of 6 steps."""
+    outcome = call(
+        capfd,
+        "train",
+        "experiment=concat_id",
+        "debug=tiny",
+        *toy_settings,
+        f"paths.output_root={tmp_path}",
+        "run_name=x",
+        "trainer.max_steps=7",
+        "trainer.val_check_interval=100",
+        "callbacks.checkpoint.every_n_train_steps=3",
+    )
+    assert outcome.code == 0, outcome.error
+    saved = sorted(path.name for path in (tmp_path / "x" / "checkpoints").iterdir())
+    assert "step_0000006.ckpt" in saved, saved
+    assert "step_0000007.ckpt" in saved, saved
