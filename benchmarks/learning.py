@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,25 @@ def walks_as_real(clips: Path, data: Path) -> dict[str, Any]:
     }
 
 
+@cache
 def displacement(path: Path) -> float | None:
     """Return how far the face of the clip at `path` moves to the right, in widths of the picture; None: not found."""
     from likeness.datamodules.video import get_reader
-    from likeness.toy.analyzer import ToyFaceAnalyzer
 
-    reader, analyzer, data = get_reader("pyav"), ToyFaceAnalyzer(), path.read_bytes()
+    reader, data = get_reader("pyav"), path.read_bytes()
     frames = reader.read(data, [0, reader.probe(data).num_frames - 1])
-    found = [analyzer(frame) for frame in frames]
+    found = [face_analyzer()(frame) for frame in frames]
     if not all(found):
         return None
     first, last = (max(faces, key=lambda face: face.score).box for faces in found)
     return float((last[0] + last[2]) - (first[0] + first[2])) / 2 / frames.shape[2]
+
+
+@cache
+def face_analyzer() -> Any:
+    from likeness.toy.analyzer import ToyFaceAnalyzer
+
+    return ToyFaceAnalyzer()
 
 
 STUDIES = {

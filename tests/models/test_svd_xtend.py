@@ -30,17 +30,8 @@ from likeness.models.svd_xtend import SVDConditioning, SVDXtend
 
 from ..commands import call
 from ..conftest import write_picture
+from .tracklets import STOCK as UNET
 
-UNET = {
-    "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
-    "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
-    "block_out_channels": [32, 64],
-    "num_attention_heads": [2, 4],
-    "layers_per_block": 1,
-    "cross_attention_dim": 32,
-    "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": 96,
-}
 VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "block_out_channels": [32] * 4,
