@@ -73,6 +73,13 @@ def test_image_to_video_figures_are_those_of_the_benchmark():
         assert f"| {row['clips']} | {row['first_frame_psnr']:.1f} dB | {sides} |" in TEXT
 
 
+def test_box_figures_are_those_of_the_benchmark():
+    rows = json.loads((REPOSITORY / "benchmarks" / "results" / "learning_tracklet2video_toy.json").read_text())["rows"]
+    for row in rows:
+        overlaps = f"{row['box_iou']:.2f} | {row['box_iou_last']:.2f} | {100 * row['box_found']:.0f} %"
+        assert f"| {row['clips']} | {overlaps} |" in TEXT
+
+
 def test_step_ratio_is_that_of_the_benchmark():
     rows = json.loads((REPOSITORY / "benchmarks" / "results" / "train_step.json").read_text())["rows"]
     assert f"costs {rows[-1]['ratio']:.2f} times" in TEXT

@@ -37,7 +37,7 @@ MOTIONS = {
 PATHS = ("stays", "walks", "roams")
 HEADINGS = {"walks left": "walking to the left", "walks right": "walking to the right", "roams": "moving about"}
 TRAVELLER_SIZE = 0.8  # of the usual size: there must be somewhere to go
-WALKED, ROAMED = (0.25, 0.5), (0.25, 0.75)  # of the way that there is, from side to side
+WALKED, ROAMED = (0.25, 0.5), (0.35, 0.5)  # of the way that there is, from side to side
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def _travel(rng: np.random.Generator, path: str, poses: list[Pose], height: int,
     size = TRAVELLER_SIZE * poses[0].size
     room, side = width - 1.9 * size, rng.choice([-1.0, 1.0])
     distance = room * rng.uniform(*(WALKED if path == "walks" else ROAMED))
-    first = 0.95 * size + rng.uniform(0, room - distance) + (distance if side < 0 else 0)
+    to_left, to_right = side < 0 or path == "roams", side > 0 or path == "roams"  # where there has to be room
+    first = 0.95 * size + rng.uniform(distance * to_left, room - distance * to_right)
     # At the height where the world's people always are: there the toy analyzer knows them.
     heights = height * rng.uniform(0.42, 0.58, 2)
     look = {"yaw": rng.uniform(-0.6, 0.6), "gaze": rng.uniform(-1, 1)}

@@ -144,6 +144,7 @@ def test_roaming_people_end_where_their_first_frame_does_not_tell():
     looks = [clip.keypoints[0, 0, 2, 0] - clip.boxes[0, 0, [0, 2]].mean() for clip in map(roaming, range(40))]
     assert np.abs(moved).min() > 8
     assert abs(np.corrcoef(np.sign(moved), looks)[0, 1]) < 0.4
+    assert abs(np.corrcoef(np.sign(moved), way[:, 0, 0])[0, 1]) < 0.4
     assert np.abs(np.diff(way, n=2, axis=1)).max() <= 1.5  # a straight way, up to whole pixels
 
 
