@@ -349,6 +349,11 @@ def _with_nearest_key(message: str, command_name: str) -> str:
     while not listed and parents:
         *parents, key = parents
         listed, settings = _known_keys(command_name, parents)
+        if key in listed:
+            path = ".".join([*parents, key])
+            options = ", ".join(sorted(f"{key}={file.stem}" for file in (CONF_DIR / key).glob("*.yaml")))
+            whole = options or f"it whole, as '{path}={{KEY: VALUE, ...}}'"
+            return f"{found.group(1)}: {path} is null here, give {whole}"
     if key in settings:
         return (
             f"{found.group(1)} is not in the configuration, but its target takes it: give it as +{found.group(1)}=VALUE"
@@ -372,6 +377,8 @@ def _known_keys(command_name: str, parents: list[str]) -> tuple[list[str], list[
                 node: Any = compose(command_name, overrides=overrides)
             for parent in parents:
                 node = node[parent]
+            if node is None:
+                break
             settings = inspect.signature(locate(node["_target_"], "")).parameters if "_target_" in node else ()
             return [str(key) for key in node], list(settings)
         except Exception:  # a group of the user's own --config-dir, or a parent that does not exist either

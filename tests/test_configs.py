@@ -109,6 +109,11 @@ def test_every_option_of_every_group_is_valid(group, option):
         (["trainer.max_step=3"], "trainer has no key max_step: did you mean max_steps?"),
         (["model.optimizer.Lr=3"], "model.optimizer has no key Lr: did you mean lr?"),
         (["callbacks.emma.decay=0.9"], "callbacks has no key emma: did you mean ema?"),
+        (["model.lora.rank=3"], "model.lora is null here, give lora=attention, lora=svd,"),
+        (
+            ["callbacks.log_samples.time_budget_s.max=3"],
+            "time_budget_s is null here, give it whole, as 'callbacks.log_samples.time_budget_s={KEY: VALUE, ...}'",
+        ),
         (["callbacks.progress.log_every_s=3"], "give it as +callbacks.progress.log_every_s=VALUE"),
         (["+callbacks.progress.log_evry_s=3"], "callbacks.progress.log_evry_s is not a setting of"),
         (["+model.guidence_scale=3"], "model.guidence_scale is not a setting of likeness.models.concat_id.ConcatID"),
