@@ -10,6 +10,7 @@ then 2, then 3 ranks; every sample must come once. The data are clips of the toy
 import argparse
 import random
 from collections import Counter
+from contextlib import closing
 
 import torch
 from common import REPOSITORY, report
@@ -61,17 +62,16 @@ def is_equal(first: dict, second: dict) -> bool:
 
 def exact(num_workers: int, stops: int) -> dict:
     steps = 2 * len(loader_of(0))
-    uninterrupted = take(loader_of(num_workers), steps + STEPS_COMPARED)
+    with closing(loader_of(num_workers)) as loader:
+        uninterrupted = take(loader, steps + STEPS_COMPARED)
     equal = 0
     chosen = random.Random(num_workers).sample(range(steps), stops)
     for stop in chosen:
-        killed = loader_of(num_workers)
-        take(killed, stop)
-        state = killed.state_dict()
-        del killed  # its workers end with it
-        resumed = loader_of(num_workers)
-        resumed.load_state_dict(state)
-        pairs = zip(take(resumed, STEPS_COMPARED), uninterrupted[stop : stop + STEPS_COMPARED], strict=True)
+        with closing(loader_of(num_workers)) as killed:
+            take(killed, stop)
+        with closing(loader_of(num_workers)) as resumed:
+            resumed.load_state_dict(killed.state_dict())
+            pairs = list(zip(take(resumed, STEPS_COMPARED), uninterrupted[stop : stop + STEPS_COMPARED], strict=True))
         equal += all(is_equal(*pair) for pair in pairs)
     return {"check": f"exact, {num_workers} workers", "stopped at": stops, "as if never stopped": equal}
 
@@ -81,10 +81,10 @@ def elastic(num_workers: int) -> dict:
     state, seen = None, []
     for world_size, steps in ((1, 3), (2, 2), (3, 1), (1, batches - 10)):
         for rank in range(world_size):
-            loader = loader_of(num_workers, rank, world_size)
-            if state is not None:
-                loader.load_state_dict(state)
-            seen += [key for batch in take(loader, steps) for key in batch["key"]]
+            with closing(loader_of(num_workers, rank, world_size)) as loader:
+                if state is not None:
+                    loader.load_state_dict(state)
+                seen += [key for batch in take(loader, steps) for key in batch["key"]]
         state = loader.state_dict()
     counts = Counter(seen)
     samples = len(loader.maker.samples)

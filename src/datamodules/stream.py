@@ -231,7 +231,12 @@ class ShardLoader:
                 epoch,
             )
             batch = 0
-        self.epoch, self.batch, self._items = epoch, batch, None
+        self.close()
+        self.epoch, self.batch = epoch, batch
+
+    def close(self) -> None:
+        """End the workers. Iterating again starts new ones, at the next step."""
+        self._items = None
 
     def _data_loader(self) -> DataLoader:
         return DataLoader(
