@@ -70,11 +70,11 @@ def _evaluate(config: DictConfig) -> None:
 def _compare(config: DictConfig) -> None:
     from .datamodules.shards import write_atomically
     from .evaluation.comparison import compare
-    from .evaluation.pairs import read_run
+    from .evaluation.pairs import read_runs
     from .evaluation.report import write_comparison
     from .evaluation.table import print_comparison
 
-    runs = [read_run(Path(place)) for place in config.compare]
+    runs = read_runs([Path(place) for place in config.compare])
     result = compare(runs, num_resamples=config.num_resamples, seed=config.seed)
     output = Path(config.output)
     write_atomically(output / "comparison.json", to_json(result))

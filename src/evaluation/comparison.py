@@ -45,6 +45,7 @@ class _Comparison:
             self.notes.append(f"no paired interval for {', '.join(dict.fromkeys(values))}: {reason}")
         return {
             "runs": [run.name for run in self.runs],
+            "paths": [str(run.path) for run in self.runs],
             "metrics": rows,
             "notes": list(dict.fromkeys(self.notes)),
         }

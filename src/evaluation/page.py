@@ -8,7 +8,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1.2em;
 h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 1.8em 0 .5em; }
 .lead { color: #555; margin-top: 0; } small { color: #666; font-size: 12px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 14px; }
-th { text-align: left; cursor: pointer; white-space: nowrap; background: #f2f4f7; user-select: none; }
+th { text-align: left; cursor: pointer; max-width: 18em; background: #f2f4f7; user-select: none; }
 th:after { content: " \\2195"; color: #aaa; font-weight: normal; } th[data-order="1"]:after { content: " \\2191"; }
 th[data-order="-1"]:after { content: " \\2193"; }
 td, th { padding: .28em .8em; border-bottom: 1px solid #e3e3e6; vertical-align: top; }

@@ -1,7 +1,9 @@
 """Evaluated runs, and which clips of two of them make a pair."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,6 +15,26 @@ class Run:
     name: str
     path: Path
     result: dict[str, Any]
+
+
+def read_runs(places: Sequence[Path]) -> list[Run]:
+    """Return the runs of `places` (see `read_run`), each under the part of its path that no other has."""
+    runs = [read_run(place) for place in places]
+    names = distinct_parts([run.path.parent for run in runs])
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def distinct_parts(paths: Sequence[Path]) -> list[str]:
+    """Return `paths` without the folders that all of them begin and end with; whole where that leaves nothing."""
+    parts = [path.absolute().parts for path in paths]
+    first = _num_equal(parts)
+    last = _num_equal([one[first:][::-1] for one in parts])
+    names = [str(PurePath(*one[first : len(one) - last])) for one in parts]
+    return [str(path) if name == "." else name for path, name in zip(paths, names, strict=True)]
+
+
+def _num_equal(parts: Sequence[Sequence[str]]) -> int:
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
 
 
 def read_run(place: Path) -> Run:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,9 +252,14 @@ def _pair(change: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[s
 
 
 def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    cells = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    cells = "".join(f"<th>{_breakable(head)}</th>" for head in heads)
     body = "".join(rows)
     return f"<div class=scroll><table class=sortable><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _breakable(name: str) -> str:
+    """Return `name` as HTML that may go on in the next line after an underscore or a slash."""
+    return re.sub("([_/])", r"\1<wbr>", html.escape(name))
 
 
 def _row(cells: Sequence[str], values: Sequence[float | None], kind: str = "") -> str:

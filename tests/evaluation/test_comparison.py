@@ -1,11 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from likeness.evaluation.comparison import compare
-from likeness.evaluation.pairs import read_run
+from likeness.evaluation.pairs import distinct_parts, read_run
 from likeness.evaluation.store import Store
 from likeness.metrics.distances import frechet_from_rows
 from likeness.metrics.frechet import FeatureDistance
@@ -156,3 +157,17 @@ def test_what_cannot_be_compared_is_an_error(tmp_path):
     (tmp_path / "old" / "metrics.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a metrics.json of evaluate.py"):
         read_run(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/o/a/held_out/evaluation", "/o/b/held_out/evaluation"], ["a", "b"]),
+        (["/o/one", "/o/two"], ["one", "two"]),
+        (["/o/a/x/evaluation", "/o/b/evaluation"], ["a/x", "b"]),
+        (["/o/a", "/o/a/b"], ["/o/a", "b"]),
+        (["/o/a", "/o/a"], ["/o/a", "/o/a"]),
+    ],
+)
+def test_runs_are_named_by_what_tells_them_apart(paths, names):
+    assert distinct_parts([Path(path) for path in paths]) == names
