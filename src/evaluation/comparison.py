@@ -97,7 +97,8 @@ def _difference(
     """Return the mean difference of the second run to the first, and the clips that changed most."""
     names = sorted(clips.keys() & others.keys())
     pairs = np.array([[_value(run[clip], column) for run in (clips, others)] for clip in names], np.float64)
-    interval, differences = paired_difference(pairs[:, 0], pairs[:, 1], num_resamples=num_resamples, seed=seed)
+    weights = np.array([[_weight(run[clip], column) for run in (clips, others)] for clip in names], np.float64)
+    interval, differences = paired_difference(pairs, weights, num_resamples=num_resamples, seed=seed)
     differs = interval.low is not None and interval.high is not None and (interval.low > 0 or interval.high < 0)
     order = [index for index in np.argsort(-np.abs(differences)) if differences[index] != 0]
     changed = [
@@ -135,6 +136,11 @@ def _without_places(node: Any) -> Any:
 def _value(entry: Mapping[str, Any], column: str) -> float:
     value = entry.get(column)
     return float("nan") if value is None else float(value)
+
+
+def _weight(entry: Mapping[str, Any], column: str) -> float:
+    """Return how much a clip counts in the mean: 1 where `metrics.json` does not say."""
+    return entry.get("weights", {}).get(column, 1.0)
 
 
 def _example(clips: Mapping[str, Any]) -> str:

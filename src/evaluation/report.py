@@ -177,7 +177,7 @@ def _distributions(result: Mapping[str, Any]) -> str:
 
 
 def _all_clips(result: Mapping[str, Any]) -> str:
-    known = {"name", "video", "references", "prompt", "per_frame"}
+    known = {"name", "video", "references", "prompt", "per_frame", "weights"}
     columns = list(dict.fromkeys(name for clip in result["clips"] for name in clip if name not in known))
     has_frames = any("per_frame" in clip for clip in result["clips"])
     rows = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..inputs import read_picture
 from ..models.identity.analyzer import Face, FaceAnalyzer, FaceEmbedder, digest
-from .columns import ColumnMetric, mean_of_defined, mean_over_parts
+from .columns import ColumnMetric, mean_of_defined, mean_over_parts, num_defined_in_parts
 from .face_conventions import find_faces, get_convention
 from .identity_scores import (
     VERIFICATION_THRESHOLDS,
@@ -141,7 +141,7 @@ class FaceSimilarity(ColumnMetric):
             "match_rate": mean_of_defined(values["match_rate"]),
             "drift_slope": mean_of_defined(values["drift_slope"]),
             "drift_thirds": mean_of_defined(values["drift_thirds"]),
-            "retrieval_top1": (values["rank"] == 1).double()[values["reference_found"] == 1].mean(),
+            "retrieval_top1": mean_of_defined(values["retrieval_top1"]),
             "retrieval_mean_rank": mean_of_defined(values["rank"]),
             "retrieval_chance": 1 / values["rank"].new_tensor(max(self._num_people(), 1)),
         } | self._assignment()
@@ -152,6 +152,16 @@ class FaceSimilarity(ColumnMetric):
         counts = self.column("num_references").tolist()
         values = self._per_reference()
         return {self.prefix + name: mean_over_parts(column, counts).float() for name, column in values.items()}
+
+    def clip_weights(self) -> dict[str, Tensor]:
+        """Return how much each clip counts in the mean of each value of `per_clip`: its references that have one.
+
+        The detection rate is one of frames, so there it is the clip's analysed frames, for each of its references.
+        """
+        counts = self.column("num_references").tolist()
+        weights = {name: num_defined_in_parts(column, counts) for name, column in self._per_reference().items()}
+        weights["detection_rate"] = self.column("num_references") * self.column("num_frames")
+        return {self.prefix + name: column for name, column in weights.items()}
 
     def per_frame(self) -> list[Tensor]:
         """Return the similarity (k f) of each analysed frame with each reference of each clip; NaN without a face."""
@@ -217,7 +227,8 @@ class FaceSimilarity(ColumnMetric):
         similarity, counts = self._table("similarity", torch.nan)
         references = self.column("reference_embeddings")
         known = ~references.isnan().any(dim=1)
-        gallery, people = self._gallery()
+        num_found, num_analysed = self._table("has_face", 0)[0].sum(dim=1).double(), counts.double()
+        rank = rank_among_people(self.column("clip_embeddings"), references, self.column("people"), *self._gallery())
 
         def defined(values: Tensor) -> Tensor:
             return torch.where(known, values, torch.nan)
@@ -225,14 +236,14 @@ class FaceSimilarity(ColumnMetric):
         return {
             "similarity": defined(self.convention.average(similarity)),
             "similarity_all_frames": defined(similarity.double().nansum(dim=1) / counts),
-            "rank": rank_among_people(
-                self.column("clip_embeddings"), references, self.column("people"), gallery, people
-            ),
+            "rank": rank,
+            "retrieval_top1": defined((rank == 1).double()),
             "match_rate": defined(matching_share(similarity, counts, self.threshold)),
             "drift_slope": drift_slope(similarity, counts),
             "drift_thirds": drift_of_thirds(similarity, counts),
-            "num_found": self._table("has_face", 0)[0].sum(dim=1).double(),
-            "num_analysed": counts.double(),
+            "detection_rate": num_found / num_analysed,
+            "num_found": num_found,
+            "num_analysed": num_analysed,
             "reference_found": known.double(),
         }
 
