@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .pairs import Run, pair_name
+from .pairs import Run, clips_by_name, shared_stems
 from .set_comparison import StoredSets, set_difference
 from .statistics import paired_difference
 from .table import shown_values
@@ -31,9 +31,14 @@ def compare(runs: Sequence[Run], *, num_resamples: int = 1000, seed: int = 0) ->
 class _Comparison:
     def __init__(self, runs: Sequence[Run], num_resamples: int, seed: int):
         self.runs, self.num_resamples, self.seed = runs, num_resamples, seed
-        self.clips = [{pair_name(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
+        self.clips = clips_by_name(runs)
         self.stored = StoredSets()
         self.notes: list[str] = []
+        if stems := sorted(shared_stems(runs)):
+            self.notes.append(
+                f"{len(stems)} names, the first is {stems[0]}, are of several clips of a run but for the extension: "
+                "these clips are paired by their whole names"
+            )
         self.unpaired: dict[str, list[str]] = {}
 
     def result(self) -> dict[str, Any]:
@@ -85,7 +90,9 @@ class _Comparison:
         column = first.result["intervals"].get(name, {}).get("column")
         if column is not None:
             return _difference(column, self.clips[0], self.clips[place], self.num_resamples, self.seed)
-        difference, reason = set_difference(name, [first, run], self.stored, self.seed)
+        difference, reason = set_difference(
+            name, [first, run], [self.clips[0], self.clips[place]], self.stored, self.seed
+        )
         if reason is not None:
             self.unpaired.setdefault(reason, []).append(name)
         return difference, []
@@ -128,8 +135,12 @@ def _why_not_comparable(name: str, first: Mapping[str, Any], second: Mapping[str
 
 def _without_places(node: Any) -> Any:
     if isinstance(node, dict):
-        left_out = ("weights_dir", "weights", "root", "real", "num_threads", "device")
-        return {name: _without_places(value) for name, value in node.items() if name not in left_out}
+        left_out = ("weights_dir", "root", "real", "num_threads", "device")
+        return {
+            name: _without_places(value)
+            for name, value in node.items()
+            if name not in left_out and not (name == "weights" and isinstance(value, str))
+        }
     return node
 
 

@@ -11,7 +11,7 @@ from ..datamodules.shards import write_atomically
 from ..loggers import read_metrics
 from .clips import EvaluatedClip
 from .page import page
-from .pairs import Run, pair_name
+from .pairs import Run, clips_by_name
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
 from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
@@ -223,7 +223,7 @@ def _origins(result: Mapping[str, Any]) -> str:
 def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     """Return, of each value and run, the clips that changed most; of the first value that changed, side by side."""
     shown_metric = next((metric for metric, row in result["metrics"].items() if any(row["changed"])), None)
-    parts, entries = [], [{pair_name(clip["name"]): clip for clip in run.result["clips"]} for run in runs]
+    parts, entries = [], clips_by_name(runs)
     for metric, row in result["metrics"].items():
         for place, changed in enumerate(row["changed"], 1):
             if not changed:
