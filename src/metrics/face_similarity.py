@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..inputs import read_picture
@@ -46,11 +47,12 @@ class FaceSimilarity(ColumnMetric):
 
     `num_frames` evenly spaced frames of a clip are analysed (None: as the convention says). The largest face of a frame
     counts; with k references, the k largest, each given to one reference so that the sum of similarities is greatest.
-    Every reference of a clip counts for itself. Its embedding in the clip is the mean over frames. `convention`:
-    `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`: other frames, another `face_similarity`.
-    `embedder`: recognises in place of the analyzer, which then only finds faces. `threshold`: least similarity of a
-    match (None: what is known for the embedding space). `distractors`: a folder with pictures of other people, who join
-    the gallery. `prefix`: of every name, where several such metrics stand in one table. `compute` returns
+    Every reference of a clip counts for itself; pictures of one person are one reference. Its embedding in the clip is
+    the mean over frames. `convention`: `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`:
+    other frames, another `face_similarity`. `embedder`: recognises in place of the analyzer, which then only finds
+    faces. `threshold`: least similarity of a match (None: what is known for the embedding space). `distractors`: a
+    folder with pictures of other people, who join the gallery. `prefix`: of every name, where several such metrics
+    stand in one table. `compute` returns
 
     - `face_similarity`: mean over references of the mean over frames in which their face was found; those without any
       are left out; `face_similarity_all_frames`: the same, where a frame without the face counts 0,
@@ -102,23 +104,26 @@ class FaceSimilarity(ColumnMetric):
             self._add_distractors(Path(distractors))
 
     def update(self, frames: np.ndarray, references: Sequence[np.ndarray], people: Sequence[str] | None = None) -> None:
-        """Add a clip: `frames` (f h w 3) and its `references`, one picture (h w 3) an identity, uint8 RGB.
+        """Add a clip: `frames` (f h w 3) and its `references`, pictures (h w 3), uint8 RGB.
 
-        `people`: names of the references' persons, where several pictures show one; without, each picture that looks
-        different is someone else.
+        `people`: names of the references' persons, where several pictures show one: they are one reference, with the
+        mean of their embeddings. Without, each picture that looks different is someone else.
         """
         if not len(frames) or not len(references):
             raise ValueError(f"a clip has {len(frames)} frames and {len(references)} references: it needs one of each")
-        gallery = torch.stack([self._reference_embedding(reference) for reference in references])
+        pictures = torch.stack([self._reference_embedding(reference) for reference in references])
+        shown = [digest(reference) for reference in references] if people is None else list(people)
+        places = [[place for place, one in enumerate(shown) if one == person] for person in dict.fromkeys(shown)]
+        gallery = torch.stack([embedding_of(pictures[own]) for own in places])
         indices = self.convention.indices(len(frames)).tolist()
         looks = {index: self._look(frames[index], gallery) for index in set(indices)}
         embeddings = torch.stack([looks[index].embeddings for index in indices], dim=1)  # k f d
         cosines = embeddings @ gallery.T
         most_similar = torch.where(cosines.isnan().any(dim=2), -1, cosines.nan_to_num().argmax(dim=2))
-        names = [row.numpy().tobytes() for row in gallery] if people is None else people
+        names = [row.numpy().tobytes() for row in gallery] if people is None else list(dict.fromkeys(shown))
         in_place = [looks[index].in_place for index in indices]
         self.append(
-            num_references=torch.tensor([len(references)]),
+            num_references=torch.tensor([len(gallery)]),
             num_frames=torch.tensor([len(indices)]),
             num_complete=torch.tensor([sum(count is not None for count in in_place)]),
             num_own=torch.tensor([sum(count or 0 for count in in_place)]),
@@ -314,6 +319,12 @@ class FaceSimilarity(ColumnMetric):
         rows = torch.stack([self._reference_embedding(read_picture(path)) for path in files])
         self._distractors = rows[~rows.isnan().any(dim=1)]
         self._num_faceless_distractors = len(rows) - len(self._distractors)
+
+
+def embedding_of(pictures: Tensor) -> Tensor:
+    """Return the embedding (d) of who is seen in `pictures` (n d): their mean, of unit length; NaN: none has a face."""
+    known = pictures[~pictures.isnan().any(dim=1)].unique(dim=0)
+    return known[0] if len(known) == 1 else F.normalize(known.mean(dim=0), dim=0)
 
 
 @dataclass(frozen=True)

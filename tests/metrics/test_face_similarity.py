@@ -139,6 +139,17 @@ def test_two_people_in_their_places():
     assert result["retrieval_top1"] == 1
 
 
+@pytest.mark.parametrize("people", [("p", "p"), None])
+def test_two_pictures_of_one_person_are_one_reference(people):
+    metric = FaceSimilarity(analyzer=SideBySide())
+    metric.update(pair((1, 0), (1, 0)), [alone(1), alone(3 if people else 1)], people)
+    metric.update(pair((5, 0)), [alone(5)], people and ["q"])
+    result = values(metric)
+    assert result["detection_rate"] == result["retrieval_top1"] == 1
+    cosine = 2 / 5**0.5 if people else 1  # with the mean of (1, 0) and (0.6, 0.8)
+    assert result["face_similarity"] == pytest.approx((1 + cosine) / 2)
+
+
 def test_swapped_people_keep_the_similarity_and_lose_the_assignment():
     metric = FaceSimilarity(analyzer=SideBySide())
     metric.update(pair((2, 1)), [alone(1), alone(2)])
