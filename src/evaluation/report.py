@@ -14,7 +14,7 @@ from .page import page
 from .pairs import Run, clips_by_name
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
-from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
+from .table import by_reason, show, show_change, show_difference, show_interval, shown_values, source_of
 
 NUM_SHOWN = 12  # clips at each end of the ranking; of at most twice as many, all are shown
 NUM_CHANGED = 4  # clips that are shown for each value of a comparison
@@ -240,7 +240,7 @@ def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
 def _changes(changed: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for one in changed:
-        cells = [html.escape(one["name"]), show(one["first"]), show(one["second"]), f"{one['change']:+.4f}"]
+        cells = [html.escape(one["name"]), show(one["first"]), show(one["second"]), show_change(one["change"])]
         rows.append(_row(cells, [None, one["first"], one["second"], one["change"]]))
     return _table(["clip", "first", "second", "change"], rows)
 

@@ -1,6 +1,7 @@
 """What `metrics.json` holds: values with intervals, what they are taken from, what is undefined and why, every clip."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,12 +89,24 @@ def _collect_metric(
     result["notes"] += notes
     result["of_metric"] |= dict.fromkeys(values, name)
     result["descriptions"] |= {key: text for key, text in metric.descriptions.items() if key in values}
-    reason = "; ".join(notes) or "no clip has a value"
-    result["undefined"] |= {key: reason for key, value in values.items() if value is None}
+    prefix = getattr(metric, "prefix", "")
+    about = _notes_by_value([key.removeprefix(prefix) for key in values], notes)
+    result["undefined"] |= {
+        key: "; ".join(about[key.removeprefix(prefix)]) or "no clip has a value"
+        for key, value in values.items()
+        if value is None
+    }
     columns = _by_name(metric.per_clip())
     weights = _by_name(metric.clip_weights()) if hasattr(metric, "clip_weights") else {}
     _collect_clips(name, metric, [result["clips"][row] for row in rows], columns, weights)
     result["intervals"] |= _intervals(metric, values, columns, weights, num_resamples, seed)
+
+
+def _notes_by_value(names: Sequence[str], notes: Sequence[str]) -> dict[str, list[str]]:
+    """Return which `notes` may say why a value is undefined: those that name it, else those that name no other."""
+    named = {note: set(re.findall(r"\w+", note)).intersection(names) for note in notes}
+    general = [note for note in notes if not named[note]]
+    return {name: [note for note in notes if name in named[note]] or general or list(notes) for name in names}
 
 
 def _by_name(columns: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -129,7 +142,7 @@ def _intervals(
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Return the interval of every value that is a mean over clips, and of those that bring their own."""
-    prefix, found = getattr(metric, "prefix", ""), {}
+    prefix, found = getattr(metric, "prefix", ""), dict[str, dict[str, Any]]()
     for key, value in values.items():
         if value is None:
             continue
@@ -140,8 +153,8 @@ def _intervals(
         column = key if key in columns else prefix + COLUMN_OF.get(key.removeprefix(prefix), "")
         if column in columns:
             interval = bootstrap_mean(columns[column], weights.get(column), num_resamples=num_resamples, seed=seed)
-            found[key] = {"low": interval.low, "high": interval.high, "num_clips": interval.num_clips}
-            found[key]["column"] = column
+            bounds = {"low": interval.low, "high": interval.high}
+            found[key] = bounds | {"num_clips": interval.num_clips, "column": column}
     return found
 
 

@@ -12,7 +12,7 @@ from .clip_metric import ClipMetric
 from .face_conventions import find_faces
 from .frechet import SetDistance
 from .image_features import ImageFeatures
-from .states import evenly_spaced
+from .states import evenly_spaced, spread
 
 FACE_SIZE = 224
 
@@ -50,7 +50,7 @@ class FaceInceptionDistance(ClipMetric):
 
     def update(self, frames: np.ndarray, references: Sequence[np.ndarray]) -> None:
         """Add a clip: `frames` (f h w 3) and its `references`, of which the first counts, uint8 RGB."""
-        found = faces_of(frames[evenly_spaced(len(frames), self.num_frames)], self.analyzer)
+        found = faces_of(frames[spread(len(frames), self.num_frames)], self.analyzer)
         reference = faces_of(references[:1], self.analyzer)
         distance = 0.0 if self.faceless == "zero" else float("nan")
         if len(found) and len(reference):

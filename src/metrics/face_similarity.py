@@ -112,7 +112,7 @@ class FaceSimilarity(ColumnMetric):
         if not len(frames) or not len(references):
             raise ValueError(f"a clip has {len(frames)} frames and {len(references)} references: it needs one of each")
         pictures = torch.stack([self._reference_embedding(reference) for reference in references])
-        shown = [digest(reference) for reference in references] if people is None else list(people)
+        shown: list[str | bytes] = [*map(digest, references)] if people is None else [*people]
         places = [[place for place, one in enumerate(shown) if one == person] for person in dict.fromkeys(shown)]
         gallery = torch.stack([embedding_of(pictures[own]) for own in places])
         indices = self.convention.indices(len(frames)).tolist()
@@ -120,7 +120,7 @@ class FaceSimilarity(ColumnMetric):
         embeddings = torch.stack([looks[index].embeddings for index in indices], dim=1)  # k f d
         cosines = embeddings @ gallery.T
         most_similar = torch.where(cosines.isnan().any(dim=2), -1, cosines.nan_to_num().argmax(dim=2))
-        names = [row.numpy().tobytes() for row in gallery] if people is None else list(dict.fromkeys(shown))
+        names = [row.numpy().tobytes() for row in gallery] if people is None else dict.fromkeys(shown)
         in_place = [looks[index].in_place for index in indices]
         self.append(
             num_references=torch.tensor([len(gallery)]),
@@ -202,7 +202,7 @@ class FaceSimilarity(ColumnMetric):
             ),
             (
                 self._num_people() < 2,
-                "retrieval needs at least two different reference pictures: its values mean nothing here",
+                "retrieval_top1 and retrieval_mean_rank mean nothing here: they need at least two different references",
             ),
             (
                 assignment and assignment["assignment_accuracy"].isnan(),
@@ -240,7 +240,7 @@ class FaceSimilarity(ColumnMetric):
 
         return {
             "similarity": defined(self.convention.average(similarity)),
-            "similarity_all_frames": defined(similarity.double().nansum(dim=1) / counts),
+            "similarity_all_frames": defined(self.convention.scores(similarity).nansum(dim=1) / counts),
             "rank": rank,
             "retrieval_top1": defined((rank == 1).double()),
             "match_rate": defined(matching_share(similarity, counts, self.threshold)),

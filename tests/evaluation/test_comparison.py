@@ -8,6 +8,7 @@ import torch
 from likeness.evaluation.comparison import compare
 from likeness.evaluation.pairs import distinct_parts, read_run
 from likeness.evaluation.store import Store
+from likeness.evaluation.table import show, show_change
 from likeness.metrics.distances import frechet_from_rows
 from likeness.metrics.frechet import FeatureDistance
 from likeness.metrics.increments import add_increment, increment
@@ -202,3 +203,19 @@ def test_what_cannot_be_compared_is_an_error(tmp_path):
 )
 def test_runs_are_named_by_what_tells_them_apart(paths, names):
     assert distinct_parts([Path(path) for path in paths]) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.1235"),
+        (-0.0000312, "-3.1e-05"),
+        (-1e-17, "0.0000"),
+        (0.0, "0.0000"),
+        (12345.6, "12345.6"),
+        (3, "3"),
+    ],
+)
+def test_small_numbers_are_shown_and_rounding_errors_are_not(value, text):
+    assert show(value) == text
+    assert show_change(value).removeprefix("+") == text

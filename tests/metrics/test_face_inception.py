@@ -45,6 +45,12 @@ def test_distance_is_the_mean_square_over_frames_with_a_face():
     assert metric.compute()["face_inception_distance"].item() == 2
 
 
+def test_frames_of_a_short_clip_count_several_times_as_released():
+    metric = distance(num_frames=4)
+    metric.update(pictures(12, 15), [pictures(12)[0]])
+    assert metric.compute()["face_inception_distance"].item() == 9 / 4  # frames 0, 0, 0, 1
+
+
 def test_clip_without_a_face_is_left_out_or_counts_as_zero_as_released():
     for settings, expected in (({}, 4), ({"faceless": "zero"}, 2)):
         metric = distance(**settings)

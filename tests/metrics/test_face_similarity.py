@@ -234,6 +234,12 @@ def test_published_averages_differ_in_frames_with_similarity_zero(convention, ex
     assert values(metric)["detection_rate"] == 3 / 4
 
 
+@pytest.mark.parametrize(("convention", "expected"), [("consisid", 0), ("opens2v_cur", 0), ("likeness", -1)])
+def test_similarity_over_all_frames_takes_negative_ones_as_the_other_does(convention, expected):
+    result = values(measured(([4, 4], 1), convention=convention))
+    assert result["face_similarity_all_frames"] == expected
+
+
 @pytest.mark.parametrize(("convention", "num_frames"), [("consisid", 16), ("opens2v_arc", 32), ("opens2v_cur", 32)])
 def test_published_evaluations_look_at_this_many_frames(convention, num_frames):
     frames = show(*[1] * 90)
