@@ -169,7 +169,7 @@ def _distributions(result: Mapping[str, Any]) -> str:
         if column := interval.get("column"):
             values = [clip.get(column) for clip in result["clips"]]
             known = {value for value in values if value is not None}
-            plots += [histogram(values, name, interval)] if len(known) > 1 else []
+            plots += [histogram(values, name, result["metrics"][name], interval)] if len(known) > 1 else []
             equal += [f"{name} {show(known.pop())}"] if len(known) == 1 else []
     note = "A bar: how many clips; orange: the mean and its interval of 95 %."
     same = f"<p>The same for all clips: {html.escape(', '.join(equal))}.</p>" if equal else ""
