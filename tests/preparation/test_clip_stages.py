@@ -324,6 +324,13 @@ def test_stored_embeddings_spare_pairs_the_search_for_faces(drawn, monkeypatch):
         )
 
 
+def test_pictures_that_are_replaced_take_their_embeddings_along(drawn):
+    sample = next(iter(ShardFolder(folder=str(drawn)))).load()
+    (embedded,) = EmbedFaces(analyzer=ToyFaceAnalyzer())(sample)
+    (made,) = faces_stage()(embedded)
+    assert "face_embeds.npz" in embedded.members and "face_embeds.npz" not in made.members
+
+
 def test_embeddings_and_masks_need_pictures_and_models():
     bare = sample_of(identities=[])
     for stage in (EmbedFaces(analyzer=ToyFaceAnalyzer()), Masks(parser=lambda image: image[..., 0])):
