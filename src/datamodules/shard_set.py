@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .limits import MAX_SAMPLE_BYTES
 from .remote import Fetcher, Unreachable, is_remote, read_small, served_version
 from .samples import BadSample, Sample
 from .shards import SampleColumns, Shard, list_shards, samples_path, scan_tar, split_name
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 64
 UNREACHABLE_S = 300  # for so long, a shard out of reach is not tried again
-# A sample is held in memory several times over while it is decoded.
-MAX_SAMPLE_BYTES = 2**31
 
 
 class ShardSet:
