@@ -196,6 +196,16 @@ def test_captions_come_from_files_by_key_or_by_the_name_of_the_video(tmp_path, k
     assert found == ["of the key", "of the file", "of the stem", "clip 0"]
 
 
+def test_captions_are_read_as_widely_as_lists(tmp_path):
+    (tmp_path / "c.csv").write_bytes("\ufeffpath,caption\na/x.mp4,of a path\n".encode())
+    (tmp_path / "c.jsonl").write_bytes("\ufeff".encode() + b'{"path": "a/x", "caption": "caf\xe9"}\n')
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "x.txt").write_bytes("\ufeffx, ".encode() + b"caf\xe9")
+    sample = sample_of("k", source="/data/videos/a/x.mp4")
+    found = [Captions(source=str(tmp_path / name))(sample)[0].info["caption"] for name in ("c.csv", "c.jsonl", "texts")]
+    assert found == ["of a path", "caf\ufffd", "x, caf\ufffd"]
+
+
 def test_captions_fill_gaps_and_missing_ones_are_reported(tmp_path):
     for name in ("a", "b", "c"):
         write_mp4(tmp_path / "videos" / f"{name}.mp4", drawn_video(4))
@@ -245,6 +255,7 @@ def test_a_new_caption_changes_only_its_own_sample(tmp_path):
             r"line 2: expected one of key",
         ),
         ("c.csv", "length,caption\n3,x\n", r"c\.csv, line 2: expected one of key"),
+        ("c.csv", "path,caption\nx," + "y" * 2**25 + "\n", r"c\.csv, after line 1: field larger than"),
         ("c.xml", "x", "allowed are a folder of .txt"),
         ("c.jsonl", "", "holds no caption"),
     ],
