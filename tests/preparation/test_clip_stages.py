@@ -141,6 +141,8 @@ def test_a_shot_is_written_as_a_clip_of_its_own_with_what_is_known_of_its_frames
 def test_a_clip_of_one_shot_stays_as_it_is_and_short_shots_are_left_out():
     sample = film(textured(20, 0))
     assert Shots()(sample) == [sample]
+    picture = Sample("film", "here", {"png": b"a picture"}, {"caption": "x", "num_frames": 1})
+    assert Shots()(picture) == [picture]
     (only,) = Shots(min_frames=15)(film(textured(20, 0), textured(10, 1)))
     assert only.info["shot"] == [0, 20]
     with pytest.raises(BadSample, match="too short: the longest of 2 shots has 12 of 20 frames"):

@@ -113,8 +113,9 @@ def test_unusable_entries_are_dropped_by_reason_and_the_others_kept(tmp_path):
     assert "entry 1" in dropped[0]["place"]
     listed = [json.loads(line) for line in (tmp_path / "shards" / "dropped.jsonl").read_text().splitlines()]
     assert listed == dropped
-    lines = list(summarise(2, dropped))
+    lines = list(summarise(2, dropped, 12))
     assert lines[0] == "kept 2 of 12 clips"
+    assert next(summarise(5, dropped, 12)) == "kept 5 clips, made of 12"
     assert any("gone.mp4" in line for line in lines)
 
 
