@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ..datamodules.samples import BadSample, Sample
+from ..datamodules.samples import PREPARED, BadSample, Sample
 from .clips import clip_sample
 from .digests import digest
-from .layers import PREPARED, Piece
+from .layers import Piece
 from .sources import SourceClip
 from .sources.shards import StoredSample
 from .stages import BatchStage, Entry, SampleStage
