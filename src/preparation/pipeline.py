@@ -263,8 +263,9 @@ def _refuse_loss(folder: Path, result: Prepared) -> None:
         return
     advice = f"the set in {folder} stays as it is: give another output, or remove it"
     if not result.num_kept:
-        causes = ", ".join(f"{count} {reason}" for reason, count in reasons(result.dropped).items()) or "empty source"
-        raise ValueError(f"none of the clips could be used ({causes}), {advice}")
+        causes = ", ".join(f"{count} {reason}" for reason, count in reasons(result.dropped).items())
+        causes += f"; first: {result.dropped[0]['detail']}" if result.dropped else "the source is empty"
+        raise ValueError(f"none of the clips could be used ({causes}): {advice}")
     missing = {line["key"]: line["detail"] for line in result.dropped if line["reason"] == "missing file"}
     # A stage that splits clips appends to their keys: KEY_s000.
     parts = [accumulate(key.split("_"), "{}_{}".format) for key in kept]

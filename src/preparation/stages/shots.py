@@ -19,7 +19,7 @@ OF_FRAMES = ("boxes", "head_boxes", "keypoints")  # lists whose rows begin with 
 
 
 class Shots(SampleStage):
-    """Gives one sample a shot, with the key `KEY_s000`, `KEY_s001`...; a clip of one shot, or a picture, stays as it is.
+    """Gives one sample a shot, with the key `KEY_s000`, `KEY_s001`...; a picture or a clip of one shot stays as it is.
 
     See `cuts.find_shots` for `ratio`, `min_change` and `dissolves` (the least difference between two shots that
     dissolve into each other; null: look for hard cuts only). Shots under `min_frames` are left out. They are never
