@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 NUM_LOOKED_AT = 8  # samples of a data set, to see what is cached
 MEMBER = "latents.safetensors"
 VIDEO_HASH = "video_sha256"  # in the json member of a sample without video
-OTHER_KEYS = {"caption", "num_frames", "fps", PREPARED, VIDEO_HASH}  # of the json: no part of what conditions are made of
+# Of the json: what has no part in what conditions are made of, or is known from the video.
+OTHER_KEYS = {"caption", "num_frames", "fps", PREPARED, VIDEO_HASH}
 MODES = ("auto", "required", "never")
 AGAIN = (
     "Make them again with prepare.py (stages=cache), use the settings that they were made with, or compute them in "
