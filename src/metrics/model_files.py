@@ -145,7 +145,11 @@ def checksum(path: Path, weights_dir: Path | None = None) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    """Return the file, or the files of the folder but for hidden ones: `hf download` keeps times of its own there."""
+    if path.is_file():
+        return [path]
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
 
 def _hash(path: Path) -> str:
