@@ -65,6 +65,8 @@ class Session:
         from rich.progress import Progress
 
         comparing = {name: metric for name, metric in self.metrics.items() if "real" in arguments(metric)}
+        if self.real and not comparing:
+            log.warning("real=%s has no effect: none of %s compares with it", self.config.real, ", ".join(self.metrics))
         store = Store(output / "measured.jsonl")
         with Progress(transient=True) as progress:
 
@@ -72,8 +74,10 @@ class Session:
                 task = progress.add_task(description, total=total)
                 return lambda: progress.advance(task)
 
-            advance = start("real clips", len(self.real))
-            real = measure(self.real, comparing, self.descriptions, store, real=True, advance=advance)
+            real = Measured()
+            if comparing:
+                advance = start("real clips", len(self.real))
+                real = measure(self.real, comparing, self.descriptions, store, real=True, advance=advance)
             advance = start("evaluating", len(self.clips))
             self.measured = measure(self.clips, self.metrics, self.descriptions, store, advance=advance)
         store.close()

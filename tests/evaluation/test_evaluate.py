@@ -154,6 +154,7 @@ def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_i
         (["prompts=gone"], "prompts=gone is neither a folder"),
         (["compare=[gone,away]"], "there is no metrics.json in gone"),
         (["benchmark=vbench_i2v", "columns=[gone.csv]"], "columns=gone.csv is neither a table"),
+        (["num_resamples=0"], "num_resamples=0 must be at least 1"),
     ],
 )
 def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arguments, message):
@@ -161,6 +162,14 @@ def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arg
     assert outcome.code == 1
     assert message in outcome.error
     assert "Traceback" not in outcome.error
+
+
+def test_real_clips_that_nothing_compares_with_are_not_read_and_said_to_have_no_effect(clips, capfd, monkeypatch):
+    counts = decoded(monkeypatch)
+    outcome, _ = evaluate(capfd, clips, "metrics=motion", f"real={clips / 'clips'}")
+    assert outcome.code == 0, outcome.error
+    assert len(counts) == 3
+    assert "has no effect: none of motion, flicker" in outcome.log + outcome.error
 
 
 def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
