@@ -43,9 +43,12 @@ class Session:
         self.clips = find_clips(
             str(config.videos), config.references, config.prompts, needs_references=needs_references
         )
+        if not any(clip.record and clip.record.get("boxes") for clip in self.clips):
+            for name in [name for name in nodes if "boxes" in takes[name] and name not in self.disabled]:
+                self._disable(name, "no clip has boxes of where things were to be", asked_for)
         self.real: list[EvaluatedClip] = []
         if config.real is not None:
-            self.real = find_clips(str(config.real), needs_references=False)
+            self.real = find_clips(str(config.real), needs_references=False, setting="real")
         chosen = OmegaConf.masked_copy(config.metrics, [name for name in nodes if name not in self.disabled])
         chosen._set_parent(config)
         self.metrics, lacking = build_metrics(chosen, asked_for)

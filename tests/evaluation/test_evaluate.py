@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from likeness.evaluation import measuring
 from likeness.media import write_png
 
 from ..commands import call
-from ..conftest import write_mp4
+from ..conftest import drawn_video, write_mp4
 
 
 @pytest.fixture
@@ -150,10 +151,11 @@ def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_i
         (["metrics=text"], "metrics.clip_score: the weights clip_vit_b32 are not at"),
         (["metrics=all", "metrics.aesthetic.num_frames=8"], "metrics.aesthetic: the weights clip_vit_l14 are not at"),
         (["references=none"], "no metric can run"),
-        (["real=gone", "metrics=all"], "videos=gone is not a folder"),
+        (["real=gone", "metrics=all"], "real=gone is not a folder"),
         (["prompts=gone"], "prompts=gone is neither a folder"),
         (["compare=[gone,away]"], "there is no metrics.json in gone"),
         (["benchmark=vbench_i2v", "columns=[gone.csv]"], "columns=gone.csv is neither a table"),
+        (["metrics=[motion,boxes]"], "metrics.box_iou cannot run: no clip has boxes"),
         (["num_resamples=0"], "num_resamples=0 must be at least 1"),
     ],
 )
@@ -180,6 +182,18 @@ def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
     assert result["num_clips"] == 12
     assert result["metrics"]["retrieval_chance"] == pytest.approx(1 / 6)  # two clips of each person
     assert all(clip["prompt"] for clip in result["clips"])
+
+
+def test_an_animation_is_left_out_and_named_instead_of_measured_as_its_first_frame(clips, capfd):
+    frames = [Image.fromarray(frame) for frame in drawn_video()]
+    frames[0].save(clips / "a.gif", save_all=True, append_images=frames[1:])
+    lines = [{"video": "a.gif"}, {"video": "clips/p00012_c0.mp4"}]
+    (clips / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = [f"videos={clips / 'list.jsonl'}", "references=none", "metrics=motion", f"output={clips / 'out'}"]
+    outcome = call(capfd, "evaluate", *arguments)
+    assert outcome.code == 0, outcome.error
+    (failed,) = json.loads((clips / "out" / "metrics.json").read_text())["failed"]
+    assert "of an animated picture one frame would be read: make videos of them" in failed["error"]
 
 
 def test_two_runs_are_compared_in_pairs(clips, capfd):
