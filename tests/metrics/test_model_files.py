@@ -4,6 +4,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from likeness.config import compose_config
 from likeness.metrics.building import build_metrics, update
 from likeness.metrics.model_files import MODEL_FILES, RECORD, MissingModel, checksum, find, how_to_get
 from likeness.metrics.motion import Flicker, Motion
@@ -29,6 +30,19 @@ def test_missing_weights_are_told_with_place_command_and_licence(name, tmp_path)
 
 def test_face_packs_are_marked_non_commercial():
     assert all("non-commercial" in file.licence for name, file in MODEL_FILES.items() if "insightface" in name)
+
+
+@pytest.mark.parametrize("metrics", ["default", "consisid", "opens2v", "celeb_basis", "all"])
+def test_settings_look_for_face_models_where_the_table_says(metrics, tmp_path):
+    overrides = [f"metrics={metrics}", "analyzer=insightface", "videos=x", f"paths.weights_dir={tmp_path}"]
+    config = OmegaConf.to_container(compose_config("evaluate", overrides).metrics, resolve=True)
+    places = {str(tmp_path / file.path) for file in MODEL_FILES.values()}
+    for node in filter(None, config.values()):
+        if "analyzer" in node:
+            assert f"{node['analyzer']['root']}/models/{node['analyzer']['pack']}" in places
+        if "embedder" in node:
+            assert node["embedder"]["weights"] in MODEL_FILES
+            assert node["embedder"]["weights_dir"] == str(tmp_path)
 
 
 def test_checksum_is_recorded_on_first_use_and_a_changed_file_refused(tmp_path):
