@@ -1,7 +1,7 @@
 """One evaluation: which metrics can run on which clips, and running them."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ class Session:
             num_resamples=self.config.num_resamples,
             seed=self.config.seed,
         )
+        result["notes"] = [*_notes_of_drawn_faces(self.metrics, result["clips"]), *result["notes"]]
         if real.failed:
             result["notes"].append(f"{len(real.failed)} real clips could not be read: {real.failed[0]['error']}")
         return result
@@ -105,3 +106,19 @@ class Session:
         if name in asked_for:
             raise MissingModel(f"metrics.{name} cannot run: {reason}")
         self.disabled[name] = reason
+
+
+def _notes_of_drawn_faces(metrics: Mapping[str, Any], clips: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a warning where the analyzer of drawn faces, which is the default, hardly finds a face."""
+    for metric in metrics.values():
+        if getattr(getattr(metric, "analyzer", None), "name", "") != "toy":
+            continue
+        for column, what in (("reference_found", "the reference pictures"), ("box_found", "the boxes")):
+            found = [clip.get(getattr(metric, "prefix", "") + column) for clip in clips]
+            known = [value for value in found if value is not None]
+            if known and 2 * known.count(0) >= len(known):
+                return [
+                    f"analyzer=toy sees no face in {what} of {known.count(0)} of {len(known)} clips: it knows drawn "
+                    "faces only; for photographs and real video give analyzer=insightface"
+                ]
+    return []

@@ -110,6 +110,17 @@ def test_what_is_broken_faceless_or_lacks_a_face_is_said_and_the_rest_is_measure
     assert ">nan" not in page.lower()
 
 
+def test_references_without_a_drawn_face_name_the_analyzer_for_photographs(clips, capfd):
+    outcome, _ = evaluate(capfd, clips)
+    assert "analyzer=toy sees no face" not in outcome.log
+    for path in list((clips / "references").iterdir())[:2]:
+        write_png(path, np.full((64, 64, 3), 120, np.uint8))
+    outcome, result = evaluate(capfd, clips)
+    note = "analyzer=toy sees no face in the reference pictures of 2 of 3 clips: it knows drawn faces only"
+    assert note in outcome.log
+    assert note in result["notes"][0]
+
+
 def test_one_clip_has_values_without_intervals(clips, capfd):
     for number in (13, 14):
         (clips / "clips" / f"p{number:05d}_c0.mp4").unlink()
