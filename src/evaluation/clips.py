@@ -82,8 +82,8 @@ def find_clips(
     given.check([(clip.name, clip.references) for clip in clips])
     if needs_references and not any(clip.references for clip in clips):
         raise ValueError(
-            f"{setting}={videos} lists no clip with a reference picture: give references=FOLDER with NAME.png for each "
-            "NAME.mp4, or one picture; references=none leaves out the metrics that need them"
+            f"{setting}={videos} lists no clip with a reference picture, so references must be given: a folder with "
+            "NAME.png for each NAME.mp4, or one picture; references=none leaves out the metrics that need them"
         )
     return clips if prompts is None else _with_prompts(clips, Path(prompts))
 

@@ -30,6 +30,8 @@ class Session:
         nodes = {str(name): node for name, node in config.metrics.items() if node is not None}
         takes = {name: arguments(locate(node["_target_"], f"metrics.{name}")) for name, node in nodes.items()}
         self.disabled: dict[str, str] = {}
+        if config.save_real is not None and config.real is None:
+            raise ValueError(f"save_real={config.save_real} keeps what is measured of real clips: give real=FOLDER")
         needs = "references=none leaves out what needs reference pictures"
         without = {"references": (needs, config.references == "none")}
         given = {name for name, node in nodes.items() if node.get("real") is not None}
@@ -81,6 +83,9 @@ class Session:
             if comparing:
                 advance = start("real clips", len(self.real))
                 real = measure(self.real, comparing, self.descriptions, store, real=True, advance=advance)
+                if self.config.save_real is not None:
+                    for name, metric in comparing.items():
+                        metric.save_real(Path(self.config.save_real) / f"{name}.safetensors")
             advance = start("evaluating", len(self.clips))
             self.measured = measure(self.clips, self.metrics, self.descriptions, store, advance=advance)
         store.close()

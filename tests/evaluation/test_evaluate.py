@@ -167,6 +167,7 @@ def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_i
         (["compare=[gone,away]"], "there is no metrics.json in gone"),
         (["benchmark=vbench_i2v", "columns=[gone.csv]"], "columns=gone.csv is neither a table"),
         (["metrics=[motion,boxes]"], "metrics.box_iou cannot run: no clip has boxes"),
+        (["save_real=kept"], "save_real=kept keeps what is measured of real clips: give real=FOLDER"),
         (["num_resamples=0"], "num_resamples=0 must be at least 1"),
     ],
 )
@@ -183,6 +184,18 @@ def test_real_clips_that_nothing_compares_with_are_not_read_and_said_to_have_no_
     assert outcome.code == 0, outcome.error
     assert len(counts) == 3
     assert "has no effect: none of motion, flicker" in outcome.log + outcome.error
+
+
+def test_what_is_kept_of_real_clips_stands_for_them_in_a_later_run(clips, capfd):
+    arguments = ["metrics=frechet", f"real={clips / 'clips'}", f"save_real={clips / 'kept'}"]
+    outcome, first = evaluate(capfd, clips, *arguments)
+    assert outcome.code == 0, outcome.error
+    kept = [f"metrics.{name}.real={clips / 'kept' / name}.safetensors" for name in ("fvd", "fid")]
+    outcome, second = evaluate(capfd, clips, "metrics=frechet", *kept, output="second")
+    assert outcome.code == 0, outcome.error
+    assert second["metrics"]["fid_own_num_real"] == 3
+    for name in ("fvd_own", "fid_own"):
+        assert second["metrics"][name] == pytest.approx(first["metrics"][name], abs=1e-3)
 
 
 def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):

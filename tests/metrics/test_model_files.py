@@ -103,12 +103,38 @@ def test_metrics_without_their_weights_are_disabled_by_name_or_fail_when_asked_f
         build_metrics(config(tmp_path), asked_for=["clip_score"])
 
 
-def test_other_errors_of_a_metric_are_not_hidden():
+@pytest.mark.parametrize(
+    ("key", "settings", "message"),
+    [
+        ("face", {"num_frames": 0, "_target_": "FaceSimilarity"}, "metrics.face: num_frames=0 must be at least 1"),
+        (
+            "fid",
+            {"num_frames": 0, "_target_": "FID", "name": "fid_own"},
+            "metrics.fid: num_frames=0 must be at least 1",
+        ),
+        ("fid", {"real": "gone", "_target_": "FID"}, "metrics.fid: real=gone: there is no such file"),
+    ],
+)
+def test_what_a_metric_refuses_is_said_under_the_name_that_it_has_in_the_settings(key, settings, message):
     analyzer = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer"}
-    settings = {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer, "num_frames": 0}
-    node = OmegaConf.create({"face": settings})
-    with pytest.raises(Exception, match="num_frames=0"):
+    features = {"_target_": "likeness.metrics.image_features.SmallImageFeatures"}
+    made = {
+        "FaceSimilarity": {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer},
+        "FID": {"_target_": "likeness.metrics.frechet.FrechetInceptionDistance", "features": features},
+    }
+    node = OmegaConf.create({key: settings | made[settings["_target_"]]})
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         build_metrics(node)
+
+
+@pytest.mark.parametrize(
+    "removed", ["face_similarity", "clip_score", "subject_consistency", "box_iou", "fvd", "motion", "facesim_arc"]
+)
+def test_a_metric_can_be_left_out_without_the_others(removed):
+    group = "opens2v" if removed == "facesim_arc" else "all"
+    config = compose_config("evaluate", [f"metrics={group}", f"~metrics.{removed}", "videos=x"])
+    metrics = OmegaConf.to_container(config.metrics, resolve=True)
+    assert metrics and removed not in metrics
 
 
 def test_update_hands_a_metric_what_it_takes():
