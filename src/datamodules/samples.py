@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 VIDEO_EXTENSIONS = ("mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "ts")
+# What prepare.py keeps of a sample's history: a key of its json, and the prefix of members that a stage replaced.
+PREPARED, UNDO = "prepared", "undo."
 PICTURE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")  # a picture in the place of the video is a clip of one frame
 
 
