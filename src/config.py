@@ -108,6 +108,7 @@ class EvaluateConfig:
     references: str | None = None
     prompts: str | None = None
     real: str | None = None
+    save_real: str | None = None
     compare: list[str] | None = None
     benchmark: str | None = None
     columns: list[str] | None = None

@@ -17,6 +17,8 @@ TOLERANT_GROUPS = ("default", "all")
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
+    if config.num_resamples < 1:
+        raise ValueError(f"num_resamples={config.num_resamples} must be at least 1")
     if config.compare is not None:
         _compare(config)
     elif config.benchmark is not None and OmegaConf.is_missing(config, "videos"):

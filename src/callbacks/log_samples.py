@@ -118,7 +118,7 @@ class LogSamples(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         # Before `on_validation_end`, where the weight average is swapped out again.
-        if trainer.sanity_checking or not self.every_n_validations or not self._wanted(trainer):
+        if trainer.sanity_checking or not self.every_n_validations or not self._num_made(trainer):
             return
         self._num_validations += 1
         if (self._num_validations - 1) % self.every_n_validations:
@@ -150,11 +150,13 @@ class LogSamples(Callback):
 
     def _wanted(self, trainer: Trainer) -> int:
         """Return how many clips this rank makes."""
-        total = max([self.num_clips, *(listener.num_clips for listener in _listeners(trainer))])
-        return -(-total // trainer.world_size)
+        return _share(self._num_made(trainer), trainer)
 
     def _num_written(self, trainer: Trainer) -> int:
-        return -(-self.num_clips // trainer.world_size)
+        return _share(self.num_clips, trainer)
+
+    def _num_made(self, trainer: Trainer) -> int:
+        return max([self.num_clips, *(listener.num_clips for listener in _listeners(trainer))])
 
     def _clips(self, trainer: Trainer, pl_module: VideoDiffusion) -> Iterator[tuple[dict[str, Any], int, torch.Tensor]]:
         """Yield (batch, place in it, clip) until enough are made, or the time is over."""
@@ -239,6 +241,11 @@ class LogSamples(Callback):
             counts = torch.as_tensor(pl_module.all_gather(counts)).sum(dim=0)
         if counts[1]:
             pl_module.log("val/reference_copy", counts[0] / counts[1], batch_size=1)
+
+
+def _share(num_clips: int, trainer: Any) -> int:
+    """Return how many of `num_clips` clips this rank has, when ranks take turns."""
+    return -((trainer.global_rank - num_clips) // trainer.world_size)
 
 
 def _listeners(trainer: Any) -> list[ClipListener]:

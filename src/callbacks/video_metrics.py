@@ -54,7 +54,9 @@ class VideoMetrics(ClipListener):
         self._comparing = [name for name, metric in self._metrics.items() if "real" in arguments(metric)]
         self._generated: list[tuple[int, str, Increment]] = []
         self._real: list[tuple[int, str, Increment]] = []
+        self._num_seen = 0  # real clips, by this rank
         self._has_real = self._has_warned = False
+        self._refused: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: VideoDiffusion, stage: str) -> None:
         callbacks: list[Any] = getattr(trainer, "callbacks")  # noqa: B009, Lightning sets it by name
@@ -69,7 +71,7 @@ class VideoMetrics(ClipListener):
     def on_validation_start(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         self._generated = []
         if not self._has_real:
-            self._real = []
+            self._real, self._num_seen = [], 0
 
     def on_validation_batch_end(
         self,
@@ -87,11 +89,11 @@ class VideoMetrics(ClipListener):
                 log.warning("validation clips are cached latents: %s have nothing to compare with", self._comparing)
             self._has_warned = True
             return
-        size = len(batch["caption"])
-        for place in range(size):
-            number = (batch_idx * trainer.world_size + trainer.global_rank) * size + place
+        for clip in batch["pixel_values"]:
+            number = self._num_seen * trainer.world_size + trainer.global_rank
+            self._num_seen += 1
             if self.num_real is None or number < self.num_real:
-                self._measure(self._real, self._comparing, number, to_frames(batch["pixel_values"][place]), real=True)
+                self._measure(self._real, self._comparing, number, to_frames(clip), real=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: VideoDiffusion) -> None:
         # The validation set is the same every time: its clips are measured once.
@@ -132,7 +134,13 @@ class VideoMetrics(ClipListener):
         **given: Any,
     ) -> None:
         for name in names:
-            added = increment(self._metrics[name], lambda probe: update(probe, frames, **given))
+            try:
+                added = increment(self._metrics[name], lambda probe: update(probe, frames, **given))
+            except ValueError as error:  # as evaluate.py does: a clip that a metric cannot take is left out of it
+                if name not in self._refused:
+                    log.warning("validation: %s leaves out clip %d and others like it: %s", name, place, error)
+                self._refused.add(name)
+                continue
             found.append((place, name, added))
 
 

@@ -24,6 +24,19 @@ def is_picture(data: bytes) -> bool:
     )
 
 
+def is_animation(data: bytes) -> bool:
+    """Return whether `data` is a picture file of several frames (gif, webp, png)."""
+    from PIL import Image
+
+    if not is_picture(data):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):  # `decode_image` says so
+        return False
+
+
 def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     """Return the picture in `data` (h w 3 uint8; h w for mode `L`), upright as EXIF says, alpha dropped.
 

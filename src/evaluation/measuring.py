@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torchmetrics import Metric
 
+from ..datamodules.images import is_animation
 from ..datamodules.samples import BadSample
 from ..datamodules.video import get_reader
 from ..metrics.building import arguments, update
 from ..metrics.increments import Increment, add_increment, increment
-from .clips import EvaluatedClip
+from .clips import MAKE_A_VIDEO, EvaluatedClip
 from .models import code_of, identify
 from .store import Store, key_of
 
@@ -89,6 +90,8 @@ def measure(
             start = time.perf_counter()
             try:
                 loaded, boxes = clip.load(), clip.boxes
+                if is_animation(loaded.video):
+                    raise BadSample("animation", f"of an animated picture one frame would be read: {MAKE_A_VIDEO}")
                 frames, fps = reader.read_all(loaded.video)
             except (BadSample, OSError, ValueError) as error:
                 log.warning("left out %s: %s", clip.video, error)

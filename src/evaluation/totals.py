@@ -1,7 +1,9 @@
 """A benchmark's totals from columns: of tables with a row a video, whoever measured them, and of evaluated runs."""
 
 import csv
+import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a CSV file with a header that names columns, or of one JSON object a line."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".csv":
-        return list(csv.DictReader(text.splitlines()))
+        return list(csv.DictReader(io.StringIO(text)))
     try:
-        return [dict(json.loads(line)) for line in text.splitlines() if line.strip()]
+        return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: expected an object a line ({error})") from error
 
@@ -54,17 +56,23 @@ def means_of_rows(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark, sourc
     for name in benchmark.columns:
         cells = [_cell(row, name, f"{source}, row {number}") for number, row in enumerate(table, 1)]
         if values := [cell for cell in cells if cell is not None]:
-            means[name] = sum(values) / len(values), f"{source}, {len(values)} videos"
+            means[name] = benchmark.mean(name, values), f"{source}, {len(values)} videos"
     return means
 
 
 def means_of_result(result: Mapping[str, Any], benchmark: Benchmark, source: str) -> Means:
-    """Return the columns among the values of a `metrics.json`."""
+    """Return the columns among the values of a `metrics.json`; of its clips, where each is cut before the mean."""
     means = Means()
     for name, column in benchmark.columns.items():
         value = result["metrics"].get(column.measured_as)
-        if value is not None:
-            means[name] = value / column.divisor, f"{source}: {source_of(result, str(column.measured_as))}"
+        if value is None:
+            continue
+        value /= column.divisor
+        of_clips = result["intervals"].get(column.measured_as, {}).get("column")
+        if column.is_cut and of_clips is not None:
+            cells = [clip[of_clips] for clip in result["clips"] if clip.get(of_clips) is not None]
+            value = benchmark.mean(name, [cell / column.divisor for cell in cells])
+        means[name] = value, f"{source}: {source_of(result, str(column.measured_as))}"
     return means
 
 
@@ -107,9 +115,14 @@ def _cell(row: Mapping[str, Any], name: str, place: str) -> float | None:
     """Return a video's value of a column, or what follows from the answers of another model; None for an empty cell."""
     if row.get(name) not in (None, ""):
         try:
-            return float(row[name])
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{place}: {row[name]!r} in the column {name} is no number") from error
+            value = float(row[name])
+        except (ValueError, TypeError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{place}: {row[name]!r} in the column {name} is no number; leave the cell empty where a video has none"
+            )
+        return value
     if name not in ANSWERS or not row.get(ANSWERS[name][0]):
         return None
     answer, label, count = ANSWERS[name]

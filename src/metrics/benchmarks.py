@@ -1,9 +1,10 @@
 """Benchmarks whose result is a table of columns: which columns, how they become shares, and what is summed of them.
 
-Sources: OpenS2V-Eval, arXiv 2505.20292, v1.1; VBench-I2V, its scripts/constant.py; I2V-Bench, arXiv 2402.04324.
+Sources: OpenS2V-Eval, arXiv 2505.20292, v1.1, and its merge_result.py; VBench-I2V, its scripts/constant.py; I2V-Bench,
+arXiv 2402.04324.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,20 +13,31 @@ from typing import Any
 class Column:
     """One measure of a benchmark. `low` and `high` of its raw values become the shares 0 and 1.
 
-    `possible`: raw values are never outside; `is_cut`: shares stay within 0 and 1; `measured_as`: the value of
-    evaluate.py that it is, which is divided by `divisor`.
+    `possible`: raw values are never outside. Before videos are averaged, `is_absolute`: the value of each loses its
+    sign; `is_cut`: it stays within `low` and `high`; `drops_zeros`: videos with 0 do not count. `measured_as`: the
+    value of evaluate.py that it is, which is divided by `divisor`.
     """
 
     low: float = 0.0
     high: float = 1.0
     possible: tuple[float, float] = (0.0, 1.0)
+    is_absolute: bool = False
     is_cut: bool = False
+    drops_zeros: bool = False
     measured_as: str | None = None
     divisor: float = 1.0
 
+    def mean(self, values: Sequence[float]) -> float:
+        """Return the mean of the raw `values` of videos, at least one, as the benchmark takes it."""
+        kept = [value for value in values if value or not self.drops_zeros]
+        return sum(map(self.cut, kept)) / len(kept) if kept else 0.0
+
+    def cut(self, value: float) -> float:
+        value = abs(value) if self.is_absolute else value
+        return min(max(value, self.low), self.high) if self.is_cut else value
+
     def share(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return min(max(share, 0.0), 1.0) if self.is_cut else share
+        return (self.cut(value) - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -37,18 +49,27 @@ class Benchmark:
     totals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     caution: str = ""
 
+    def mean(self, name: str, values: Sequence[float]) -> float:
+        """Return the mean of a column's raw `values` of videos. Raises ValueError for what cannot be one."""
+        for value in values:
+            self._check(name, value)
+        return self.columns[name].mean(values)
+
     def shares(self, means: Mapping[str, float]) -> dict[str, float]:
         """Return raw `means` of columns as shares. Raises ValueError for what is no column, or cannot be a value."""
         for name, value in means.items():
             if name not in self.columns:
                 raise ValueError(f"{name} is not a column of {self.title}: {', '.join(self.columns)}")
-            least, most = self.columns[name].possible
-            if not least <= value <= most:
-                raise ValueError(
-                    f"{self.title}: {value:g} of {name} is not within {least:g} and {most:g}; give columns as they "
-                    "are measured, not in percent"
-                )
+            self._check(name, value)
         return {name: column.share(means[name]) for name, column in self.columns.items() if name in means}
+
+    def _check(self, name: str, value: float) -> None:
+        least, most = self.columns[name].possible
+        if not least <= value <= most:
+            raise ValueError(
+                f"{self.title}: {value:g} of {name} is not within {least:g} and {most:g}; give columns as they are "
+                "measured, not in percent"
+            )
 
     def sums(self, shares: Mapping[str, float]) -> dict[str, float | None]:
         """Return every total of `shares`, in the unit that they are in; None where a column is missing."""
@@ -83,13 +104,16 @@ def _opens2v(domain: str, weights: dict[str, float]) -> Benchmark:
     columns = {
         "aesthetics": Column(4.0, 7.0, (-10.0, 20.0), is_cut=True, measured_as="aesthetic_score"),
         "motion_smoothness": Column(is_cut=True),
-        "motion_amplitude": Column(possible=(0.0, 1e4), is_cut=True, measured_as="motion_amplitude_opens2v"),
+        "motion_amplitude": Column(
+            possible=(-1e4, 1e4), is_absolute=True, is_cut=True, measured_as="motion_amplitude_opens2v"
+        ),
         "face_similarity": Column(possible=cosine, is_cut=True, measured_as="opens2v_cur_face_similarity"),
         "face_similarity_all_frames": Column(
             possible=cosine, is_cut=True, measured_as="opens2v_cur_face_similarity_all_frames"
         ),
         "gme": Column(possible=cosine, is_cut=True),
-        "nexus": Column(0.0, 0.05, is_cut=True),  # the released code divides a mean by the number of its terms
+        # The released code divides a mean by the number of its terms, and a video without a subject in sight has 0.
+        "nexus": Column(0.0, 0.05, is_cut=True, drops_zeros=True),
         "natural": Column(1.0, 5.0, (1.0, 5.0), is_cut=True),
     }
     known = {name: column for name, column in columns.items() if name in weights or name in reproducible}

@@ -40,7 +40,7 @@ class BoxIoU(ClipMetric):
             features=f"{analyzer.name} boxes",
             **kwargs,
         )
-        self.analyzer, self.skip_frames = analyzer, _checked(skip_frames, "box_iou")
+        self.analyzer, self.skip_frames = analyzer, _checked(skip_frames)
 
     def update(self, frames: np.ndarray, boxes: TrackedBoxes) -> None:
         """Add a clip: `frames` (f h w 3) uint8 RGB, and where things were to be."""
@@ -82,8 +82,8 @@ class BoxAP(ColumnMetric):
     def __init__(self, *, analyzer: FaceAnalyzer | None = None, frames: str = "last", skip_frames: int = 1):
         super().__init__()
         if frames not in ("last", "all"):
-            raise ValueError(f"frames={frames!r} is not one of last, all: metrics.box_ap.frames")
-        self.analyzer, self.frames, self.skip_frames = analyzer, frames, _checked(skip_frames, "box_ap")
+            raise ValueError(f"frames={frames!r} is not one of last, all")
+        self.analyzer, self.frames, self.skip_frames = analyzer, frames, _checked(skip_frames)
         self.features = "given boxes" if analyzer is None else f"{analyzer.name} boxes"
         self.add_columns(
             scores=torch.zeros(0),
@@ -194,7 +194,7 @@ def average_precision(scores: Tensor, hits: Tensor, num_given: int) -> Tensor:
     return torch.cat([envelope, torch.zeros(len(envelope), 1)], dim=1).gather(1, places).mean(dim=1)
 
 
-def _checked(skip_frames: int, name: str) -> int:
+def _checked(skip_frames: int) -> int:
     if skip_frames < 0:
-        raise ValueError(f"skip_frames={skip_frames} must be at least 0: metrics.{name}.skip_frames")
+        raise ValueError(f"skip_frames={skip_frames} must be at least 0")
     return skip_frames

@@ -15,7 +15,7 @@ def build_metrics(config: Mapping[str, Any], asked_for: Collection[str] = ()) ->
     """Return the metrics of `config` (name -> node with a `_target_`) by name, and why others are disabled, by name.
 
     Disabled is what needs weights or a package that are not there. Raises MissingModel where that is one of
-    `asked_for`, the names that the user gave.
+    `asked_for`, the names that the user gave, and ValueError for a setting that a metric refuses: both name the metric.
     """
     from hydra.errors import InstantiationException
 
@@ -29,9 +29,12 @@ def build_metrics(config: Mapping[str, Any], asked_for: Collection[str] = ()) ->
                 raise MissingModel("it looks for faces: give analyzer=insightface, or analyzer=toy for drawn people")
             metrics[str(name)] = analyzers.build(nodes[name])
         except (InstantiationException, MissingModel) as error:
-            missing = _missing_model(error)
+            missing = _cause(error, MissingModel)
             if missing is None:
-                raise
+                refused = _cause(error, ValueError)
+                if refused is None:
+                    raise
+                raise ValueError(f"metrics.{name}: {refused}") from error
             if name in asked_for:
                 raise MissingModel(f"metrics.{name}: {missing}") from error
             disabled[str(name)] = str(missing)
@@ -49,7 +52,7 @@ def update(metric: Metric, frames: Any, **available: Any) -> None:
     metric.update(frames, **{name: value for name, value in available.items() if name in taken})
 
 
-def _missing_model(error: BaseException | None) -> MissingModel | None:
-    while error is not None and not isinstance(error, MissingModel):
+def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error

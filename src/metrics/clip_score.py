@@ -32,9 +32,9 @@ class CLIPScore(ClipMetric):
         **kwargs: Any,
     ):
         if spacing not in ("consisid", "ends"):
-            raise ValueError(f"spacing={spacing} is not consisid or ends: metrics.clip_score.spacing")
+            raise ValueError(f"spacing={spacing} is not consisid or ends")
         if num_frames is not None and num_frames < 1:
-            raise ValueError(f"num_frames={num_frames} must be at least 1: metrics.clip_score.num_frames")
+            raise ValueError(f"num_frames={num_frames} must be at least 1")
         name = "clip_score_bgr" if bgr else "clip_score"
         super().__init__(
             descriptions={

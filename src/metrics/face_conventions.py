@@ -70,7 +70,7 @@ def get_convention(name: str, num_frames: int | None, analyzer: FaceAnalyzer) ->
     convention = CONVENTIONS[name]
     if num_frames is not None:
         if num_frames < 1:
-            raise ValueError(f"num_frames={num_frames} must be at least 1: metrics.face_similarity.num_frames")
+            raise ValueError(f"num_frames={num_frames} must be at least 1")
         convention = replace(convention, num_frames=num_frames)
     det_size = getattr(analyzer, "det_size", None)
     if convention.det_size is not None and det_size not in (None, convention.det_size):

@@ -62,7 +62,7 @@ class FaceCopy(ColumnMetric):
     ):
         super().__init__()
         if num_frames < 1:
-            raise ValueError(f"num_frames={num_frames} must be at least 1: metrics.face_copy.num_frames")
+            raise ValueError(f"num_frames={num_frames} must be at least 1")
         self.analyzer, self.num_frames = analyzer, num_frames
         self.pose_tolerance, self.threshold, self.equality = pose_tolerance, threshold, equality
         self.features = f"keypoints of {analyzer.name}, pixels"

@@ -71,9 +71,7 @@ class SetDistance(Metric):
     ):
         super().__init__(**kwargs)
         if max_kept < MIN_CLIPS_TO_EXTRAPOLATE:
-            raise ValueError(
-                f"max_kept={max_kept} must be at least {MIN_CLIPS_TO_EXTRAPOLATE}: metrics.{name}.max_kept"
-            )
+            raise ValueError(f"max_kept={max_kept} must be at least {MIN_CLIPS_TO_EXTRAPOLATE}")
         self.name, self.features, self.comparison = name, features, comparison
         self.ddof, self.max_kept, self.num_resamples, self.seed = ddof, max_kept, num_resamples, seed
         self.left_out, self.real = left_out, real
@@ -156,7 +154,7 @@ class SetDistance(Metric):
         from safetensors import safe_open
 
         if not path.is_file():
-            raise ValueError(f"{self.name}: there is no file of real statistics {path}: metrics.{self.name}.real")
+            raise ValueError(f"real={path}: there is no such file of real statistics, which save_real=FOLDER writes")
         with safe_open(path, "pt") as file:
             names = file.metadata() or {}
         check_comparable(names, {"comparison": self.comparison, "features": self.features}, str(path), self.name)
@@ -290,7 +288,7 @@ class FrechetInceptionDistance(SetDistance):
 
     def __init__(self, *, features: ImageFeatures, num_frames: int = 16, name: str = "fid", **kwargs: Any):
         if num_frames < 1:
-            raise ValueError(f"num_frames={num_frames} must be at least 1: metrics.{name}.num_frames")
+            raise ValueError(f"num_frames={num_frames} must be at least 1")
         super().__init__(
             name=name,
             features=features.name,

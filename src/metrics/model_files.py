@@ -38,6 +38,14 @@ def _hub(repository: str, licence: str) -> ModelFile:
     return ModelFile(path, licence, f"hf download {repository} --local-dir WEIGHTS/{path}")
 
 
+def _pack(name: str) -> ModelFile:
+    return ModelFile(
+        f"insightface/models/{name}",
+        "non-commercial research only (insightface model packs)",
+        f"unpack {name}.zip of the insightface releases on GitHub into",
+    )
+
+
 MODEL_FILES = {
     "i3d_torchscript": ModelFile(
         "metrics/i3d_torchscript.pt",
@@ -73,20 +81,17 @@ MODEL_FILES = {
         "Apache-2.0 (christophschuhmann/improved-aesthetic-predictor)",
         "sac+logos+ava1-l14-linearMSE.pth of github.com/christophschuhmann/improved-aesthetic-predictor, as",
     ),
-    "insightface_buffalo_l": ModelFile(
-        "models/buffalo_l",
-        "non-commercial research only (insightface model packs)",
-        "unpack buffalo_l.zip of the insightface releases on GitHub into",
-    ),
-    "insightface_antelopev2": ModelFile(
-        "models/antelopev2",
-        "non-commercial research only (insightface model packs)",
-        "unpack antelopev2.zip of the insightface releases on GitHub into",
-    ),
+    "insightface_buffalo_l": _pack("buffalo_l"),
+    "insightface_antelopev2": _pack("antelopev2"),
     "curricularface_ir101": ModelFile(
         "metrics/glint360k_curricular_face_r101_backbone.bin",
         "trained on Glint360K: non-commercial research only",
         "hf download BestWishYsh/ConsisID-preview face_encoder/glint360k_curricular_face_r101_backbone.bin, as",
+    ),
+    "sphere20_vggface2": ModelFile(
+        "metrics/sphere20_vggface2.pth",
+        "trained on VGGFace2: see its terms, non-commercial research",
+        "the state dict of CosFace's sphere20 trained on VGGFace2, of the evaluation of Celeb Basis, as",
     ),
 }
 
@@ -145,7 +150,11 @@ def checksum(path: Path, weights_dir: Path | None = None) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    """Return the file, or the files of the folder but for hidden ones: `hf download` keeps times of its own there."""
+    if path.is_file():
+        return [path]
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
 
 def _hash(path: Path) -> str:

@@ -31,7 +31,7 @@ class Motion(ClipMetric):
 
     def __init__(self, *, flow: FlowEstimator, max_width: int | None = None, opens2v: bool = True, **kwargs: Any):
         if max_width is not None and max_width < 32:
-            raise ValueError(f"max_width={max_width} must be at least 32: metrics.motion.max_width")
+            raise ValueError(f"max_width={max_width} must be at least 32")
         descriptions = {
             "motion_amplitude": "mean speed in frame widths per second: 0 and up, higher moves more",
             PUBLISHED: "OpenS2V-Eval's signed form, pixels per frame: 0 and up, higher moves more",

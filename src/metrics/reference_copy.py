@@ -38,9 +38,7 @@ class ReferenceCopy(ColumnMetric):
     def __init__(self, *, num_last_frames: int = 4, threshold: float = 0.9, remainder: float = 1 / 3):
         super().__init__()
         if num_last_frames < 1:
-            raise ValueError(
-                f"num_last_frames={num_last_frames} must be at least 1: metrics.reference_copy.num_last_frames"
-            )
+            raise ValueError(f"num_last_frames={num_last_frames} must be at least 1")
         self.num_last_frames, self.threshold, self.remainder = num_last_frames, threshold, remainder
         self.add_columns(last=torch.zeros(0), rest=torch.zeros(0))
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import lightning
 import pytest
 import torch
@@ -71,6 +73,14 @@ def test_validation_can_do_without_samples(tmp_path, settings):
 def test_every_nth_validation_samples(tmp_path):
     calls = sampling_calls(tmp_path, times=3, every_n_validations=2)
     assert calls == [2, 2, 4, 4, 4, 2, 2, 2, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("num_clips", [0, 1, 3, 4])
+def test_ranks_together_make_as_many_clips_as_asked_for(tmp_path, num_clips):
+    callback = LogSamples(folder=str(tmp_path), fps=8, num_clips=num_clips)
+    ranks = [SimpleNamespace(global_rank=rank, world_size=2, callbacks=[]) for rank in range(2)]
+    for count in (callback._wanted, callback._num_written):
+        assert sum(map(count, ranks)) == num_clips
 
 
 class EndsInItsReference:

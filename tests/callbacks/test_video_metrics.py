@@ -1,5 +1,6 @@
 import logging
 import multiprocessing
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -153,6 +154,33 @@ def test_two_processes_log_exactly_what_one_would(tmp_path, shares):
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [expected, expected]
     assert {"val/fvd_own", "val/fvd_own_extrapolated", "val/temporal_flickering"} <= expected.keys()
+
+
+@pytest.mark.parametrize(("num_real", "sizes"), [(5, (4, 4, 1)), (9, (8, 3)), (6, (4, 2)), (3, (4, 4))])
+def test_as_many_real_clips_as_asked_for_are_measured_whatever_the_batches_hold(num_real, sizes):
+    callback, places = VideoMetrics(metrics={"fvd": FVD}, num_real=num_real), []
+    for rank in range(2):
+        trainer = SimpleNamespace(sanity_checking=False, world_size=2, global_rank=rank)
+        callback.on_validation_start(trainer, None)
+        for index, size in enumerate(sizes):
+            clips = torch.from_numpy(np.stack([drawn_video().transpose(3, 0, 1, 2)] * size)).float() / 255
+            callback.on_validation_batch_end(trainer, None, None, {"pixel_values": clips}, index)
+        places += [place for place, _, _ in callback._real]
+    assert sorted(places) == list(range(num_real))
+
+
+def test_a_clip_that_a_metric_cannot_take_is_left_out_of_it_with_one_warning(caplog):
+    node = {
+        "_target_": "likeness.metrics.celeb_basis_identity.CelebBasisIdentity",
+        "analyzer": {"_target_": f"{__name__}.EverythingIsAFace"},
+        "embedder": {"_target_": f"{__name__}.EverythingIsAFace"},
+    }
+    callback, logged = VideoMetrics(metrics={"identity": node, "flicker": FLICKER}, num_clips=9), Logged()
+    for place in range(2):
+        callback.on_clip_sampled(place, drawn_video(), [drawn_video()[0]] * 2, "two people")
+    callback.on_clips_sampled(None, logged)
+    assert logged.keys() == {"val/temporal_flickering"}
+    assert caplog.text.count("validation: identity leaves out clip 0") == 1
 
 
 class EverythingIsAFace:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from likeness.evaluation import measuring
 from likeness.media import write_png
 
 from ..commands import call
-from ..conftest import write_mp4
+from ..conftest import drawn_video, write_mp4
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_what_is_broken_faceless_or_lacks_a_face_is_said_and_the_rest_is_measure
     assert ">nan" not in page.lower()
 
 
+def test_references_without_a_drawn_face_name_the_analyzer_for_photographs(clips, capfd):
+    outcome, _ = evaluate(capfd, clips)
+    assert "analyzer=toy sees no face" not in outcome.log
+    for path in list((clips / "references").iterdir())[:2]:
+        write_png(path, np.full((64, 64, 3), 120, np.uint8))
+    outcome, result = evaluate(capfd, clips)
+    note = "analyzer=toy sees no face in the reference pictures of 2 of 3 clips: it knows drawn faces only"
+    assert note in outcome.log
+    assert note in result["notes"][0]
+
+
 def test_one_clip_has_values_without_intervals(clips, capfd):
     for number in (13, 14):
         (clips / "clips" / f"p{number:05d}_c0.mp4").unlink()
@@ -156,10 +168,13 @@ def test_without_references_or_real_clips_the_rest_is_measured_and_the_absence_i
         (["metrics=text"], "metrics.clip_score: the weights clip_vit_b32 are not at"),
         (["metrics=all", "metrics.aesthetic.num_frames=8"], "metrics.aesthetic: the weights clip_vit_l14 are not at"),
         (["references=none"], "no metric can run"),
-        (["real=gone", "metrics=all"], "videos=gone is not a folder"),
+        (["real=gone", "metrics=all"], "real=gone is not a folder"),
         (["prompts=gone"], "prompts=gone is neither a folder"),
         (["compare=[gone,away]"], "there is no metrics.json in gone"),
         (["benchmark=vbench_i2v", "columns=[gone.csv]"], "columns=gone.csv is neither a table"),
+        (["metrics=[motion,boxes]"], "metrics.box_iou cannot run: no clip has boxes"),
+        (["save_real=kept"], "save_real=kept keeps what is measured of real clips: give real=FOLDER"),
+        (["num_resamples=0"], "num_resamples=0 must be at least 1"),
     ],
 )
 def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arguments, message):
@@ -167,6 +182,26 @@ def test_what_was_asked_for_by_name_and_cannot_run_is_an_error(clips, capfd, arg
     assert outcome.code == 1
     assert message in outcome.error
     assert "Traceback" not in outcome.error
+
+
+def test_real_clips_that_nothing_compares_with_are_not_read_and_said_to_have_no_effect(clips, capfd, monkeypatch):
+    counts = decoded(monkeypatch)
+    outcome, _ = evaluate(capfd, clips, "metrics=motion", f"real={clips / 'clips'}")
+    assert outcome.code == 0, outcome.error
+    assert len(counts) == 3
+    assert "has no effect: none of motion, flicker" in outcome.log + outcome.error
+
+
+def test_what_is_kept_of_real_clips_stands_for_them_in_a_later_run(clips, capfd):
+    arguments = ["metrics=frechet", f"real={clips / 'clips'}", f"save_real={clips / 'kept'}"]
+    outcome, first = evaluate(capfd, clips, *arguments)
+    assert outcome.code == 0, outcome.error
+    kept = [f"metrics.{name}.real={clips / 'kept' / name}.safetensors" for name in ("fvd", "fid")]
+    outcome, second = evaluate(capfd, clips, "metrics=frechet", *kept, output="second")
+    assert outcome.code == 0, outcome.error
+    assert second["metrics"]["fid_own_num_real"] == 3
+    for name in ("fvd_own", "fid_own"):
+        assert second["metrics"][name] == pytest.approx(first["metrics"][name], abs=1e-3)
 
 
 def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
@@ -177,6 +212,18 @@ def test_shards_are_measured_as_they_are(toy_world, tmp_path, capfd):
     assert result["num_clips"] == 12
     assert result["metrics"]["retrieval_chance"] == pytest.approx(1 / 6)  # two clips of each person
     assert all(clip["prompt"] for clip in result["clips"])
+
+
+def test_an_animation_is_left_out_and_named_instead_of_measured_as_its_first_frame(clips, capfd):
+    frames = [Image.fromarray(frame) for frame in drawn_video()]
+    frames[0].save(clips / "a.gif", save_all=True, append_images=frames[1:])
+    lines = [{"video": "a.gif"}, {"video": "clips/p00012_c0.mp4"}]
+    (clips / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = [f"videos={clips / 'list.jsonl'}", "references=none", "metrics=motion", f"output={clips / 'out'}"]
+    outcome = call(capfd, "evaluate", *arguments)
+    assert outcome.code == 0, outcome.error
+    (failed,) = json.loads((clips / "out" / "metrics.json").read_text())["failed"]
+    assert "of an animated picture one frame would be read: make videos of them" in failed["error"]
 
 
 def test_two_runs_are_compared_in_pairs(clips, capfd):

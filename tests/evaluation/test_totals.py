@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from likeness.evaluation.totals import means_of_result
+from likeness.metrics.benchmarks import BENCHMARKS
+
 from ..commands import call
 from ..conftest import write_mp4
 from ..metrics.test_benchmarks import MAGI
@@ -52,6 +55,28 @@ def test_a_table_of_videos_is_averaged_and_empty_cells_do_not_count(tmp_path, ca
     assert result["columns"]["natural"] == {"value": COLUMNS["natural"], "share": 0.5875, "source": "a.csv, 1 videos"}
 
 
+def test_opens2v_cuts_each_video_before_it_averages_and_leaves_out_nexus_of_zero(tmp_path, capfd):
+    open_columns = COLUMNS | {"nexus": 0.02}
+    rows = [
+        open_columns | {"aesthetics": 3.0, "motion_amplitude": -0.1, "face_similarity": -0.2, "nexus": 0.0},
+        open_columns | {"aesthetics": 6.0, "motion_amplitude": 3.0, "face_similarity": 0.4, "nexus": 0.09},
+        open_columns | {"aesthetics": 6.5},
+    ]
+    outcome, result = total(capfd, tmp_path, "opens2v_open", write_csv(tmp_path / "a.csv", *rows))
+    assert outcome.code == 0, outcome.error
+    means = {"aesthetics": (4 + 6 + 6.5) / 3, "motion_amplitude": (0.1 + 1 + 0.3107) / 3}
+    means |= {"face_similarity": (0 + 0.4 + 0.4387) / 3, "nexus": (0.05 + 0.02) / 2}
+    assert {name: result["columns"][name]["value"] for name in means} == pytest.approx(means)
+    assert result["columns"]["nexus"]["share"] == pytest.approx(0.7)
+
+
+def test_measured_clips_are_cut_one_by_one_as_rows_of_a_table_are():
+    name = "motion_amplitude_opens2v"
+    result = {"metrics": {name: 1.5}, "intervals": {name: {"column": name}}, "clips": [{name: 0.0}, {name: 3.0}, {}]}
+    result |= {"of_metric": {}, "protocols": {}, "features": {}}
+    assert means_of_result(result, BENCHMARKS["opens2v_human"], "run")["motion_amplitude"][0] == 0.5
+
+
 def test_answers_of_other_models_are_counted_for_i2v_bench(tmp_path, capfd):
     rows = [
         {"video": "a", "object": "dog", "detected_objects": [["dog"], ["tree"]], "overall_consistency": 0.2},
@@ -95,6 +120,7 @@ def test_what_evaluate_measures_joins_the_table_while_measuring_and_later(tmp_pa
         ("i2v_bench", "video\na.mp4\n", "missing: temporal_flickering"),
         ("opens2v_human", "gme\nhigh\n", "row 1: 'high' in the column gme is no number"),
         ("opens2v_human", "gme\n73.67\n", "73.67 of gme is not within"),
+        ("opens2v_human", "gme\nnan\n", "row 1: 'nan' in the column gme is no number; leave the cell empty"),
     ],
 )
 def test_what_gives_no_total_is_an_error(tmp_path, capfd, benchmark, content, message):

@@ -109,7 +109,7 @@ def test_nothing_is_compared_across_protocols_or_features(tmp_path):
             FeatureDistance(name="d", dim=6, ddof=1, real=str(tmp_path / "real.safetensors"), **names)
     with pytest.raises(ValueError, match="under one name only"):
         check_comparable({"comparison": "a", "features": "x"}, {"comparison": "b", "features": "x"}, "this", "that")
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="there is no such file"):
         set_distance(real=str(tmp_path / "nothing.safetensors"))
 
 

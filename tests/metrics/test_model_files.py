@@ -4,6 +4,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from likeness.config import compose_config
 from likeness.metrics.building import build_metrics, update
 from likeness.metrics.model_files import MODEL_FILES, RECORD, MissingModel, checksum, find, how_to_get
 from likeness.metrics.motion import Flicker, Motion
@@ -31,6 +32,19 @@ def test_face_packs_are_marked_non_commercial():
     assert all("non-commercial" in file.licence for name, file in MODEL_FILES.items() if "insightface" in name)
 
 
+@pytest.mark.parametrize("metrics", ["default", "consisid", "opens2v", "celeb_basis", "all"])
+def test_settings_look_for_face_models_where_the_table_says(metrics, tmp_path):
+    overrides = [f"metrics={metrics}", "analyzer=insightface", "videos=x", f"paths.weights_dir={tmp_path}"]
+    config = OmegaConf.to_container(compose_config("evaluate", overrides).metrics, resolve=True)
+    places = {str(tmp_path / file.path) for file in MODEL_FILES.values()}
+    for node in filter(None, config.values()):
+        if "analyzer" in node:
+            assert f"{node['analyzer']['root']}/models/{node['analyzer']['pack']}" in places
+        if "embedder" in node:
+            assert node["embedder"]["weights"] in MODEL_FILES
+            assert node["embedder"]["weights_dir"] == str(tmp_path)
+
+
 def test_checksum_is_recorded_on_first_use_and_a_changed_file_refused(tmp_path):
     path = put(tmp_path, "i3d_torchscript")
     assert find("i3d_torchscript", tmp_path) == path
@@ -54,6 +68,9 @@ def test_folders_have_a_checksum_of_names_and_contents(tmp_path):
     for folder in (first, second):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
+    assert checksum(first) == checksum(second)
+    (second / ".cache" / "huggingface").mkdir(parents=True)
+    (second / ".cache" / "huggingface" / "config.json.metadata").write_text("when it was downloaded")
     assert checksum(first) == checksum(second)
     (second / "config.json").rename(second / "other.json")
     assert checksum(first) != checksum(second)
@@ -86,12 +103,38 @@ def test_metrics_without_their_weights_are_disabled_by_name_or_fail_when_asked_f
         build_metrics(config(tmp_path), asked_for=["clip_score"])
 
 
-def test_other_errors_of_a_metric_are_not_hidden():
+@pytest.mark.parametrize(
+    ("key", "settings", "message"),
+    [
+        ("face", {"num_frames": 0, "_target_": "FaceSimilarity"}, "metrics.face: num_frames=0 must be at least 1"),
+        (
+            "fid",
+            {"num_frames": 0, "_target_": "FID", "name": "fid_own"},
+            "metrics.fid: num_frames=0 must be at least 1",
+        ),
+        ("fid", {"real": "gone", "_target_": "FID"}, "metrics.fid: real=gone: there is no such file"),
+    ],
+)
+def test_what_a_metric_refuses_is_said_under_the_name_that_it_has_in_the_settings(key, settings, message):
     analyzer = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer"}
-    settings = {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer, "num_frames": 0}
-    node = OmegaConf.create({"face": settings})
-    with pytest.raises(Exception, match="num_frames=0"):
+    features = {"_target_": "likeness.metrics.image_features.SmallImageFeatures"}
+    made = {
+        "FaceSimilarity": {"_target_": "likeness.metrics.face_similarity.FaceSimilarity", "analyzer": analyzer},
+        "FID": {"_target_": "likeness.metrics.frechet.FrechetInceptionDistance", "features": features},
+    }
+    node = OmegaConf.create({key: settings | made[settings["_target_"]]})
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         build_metrics(node)
+
+
+@pytest.mark.parametrize(
+    "removed", ["face_similarity", "clip_score", "subject_consistency", "box_iou", "fvd", "motion", "opens2v_arc"]
+)
+def test_a_metric_can_be_left_out_without_the_others(removed):
+    group = "opens2v" if removed == "opens2v_arc" else "all"
+    config = compose_config("evaluate", [f"metrics={group}", f"~metrics.{removed}", "videos=x"])
+    metrics = OmegaConf.to_container(config.metrics, resolve=True)
+    assert metrics and removed not in metrics
 
 
 def test_update_hands_a_metric_what_it_takes():

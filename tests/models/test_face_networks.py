@@ -3,6 +3,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from likeness.metrics.model_files import MODEL_FILES, MissingModel
 from likeness.models.identity.analyzer import ARCFACE_TEMPLATE
 from likeness.models.identity.curricularface import CurricularFace, CurricularFaceEmbedder, aligned_face
 from likeness.models.identity.sphere20 import FFHQ_TEMPLATE, Sphere20, Sphere20Embedder, arcface_from_ffhq
@@ -32,34 +33,33 @@ def test_weights_survive_both_kinds_of_file(tmp_path):
     torch.save(state, tmp_path / "face.bin")
     faces = torch.randn(2, 3, 16, 16)
     for name in ("face.safetensors", "face.bin"):
-        other = load_network(small, tmp_path / name, setting="x", names=("face.bin",))
+        other = load_network(small, tmp_path / name)
         torch.testing.assert_close(other(faces), network(faces))
         assert not other.training
         assert not any(parameter.requires_grad for parameter in other.parameters())
 
 
-def test_missing_file_says_what_it_should_be():
-    with pytest.raises(ValueError, match=r"no file gone.bin: it should be glint360k_curricular_face_r101_backbone.bin"):
-        CurricularFaceEmbedder(weights="gone.bin")
-    with pytest.raises(ValueError, match="no file gone.pth: it should be the state dict of CosFace's sphere20"):
-        Sphere20Embedder(weights="gone.pth")
+@pytest.mark.parametrize("embedder", [CurricularFaceEmbedder, Sphere20Embedder])
+def test_missing_weights_are_told_with_their_place_licence_and_source(embedder, tmp_path):
+    with pytest.raises(MissingModel, match=r"are not at .*/metrics/.* Get them with(.|\n)*licence: trained on"):
+        embedder(weights_dir=str(tmp_path))
 
 
 def test_foreign_file_says_which_names_are_expected(tmp_path):
     network = small()
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.bin")
     with pytest.raises(ValueError, match=r"1 are unknown \(conv1.weight\).*expected names are input_layer.0.weight"):
-        load_network(small, tmp_path / "other.bin", setting="embedder.weights", names=("face.bin",))
+        load_network(small, tmp_path / "other.bin")
     state = network.state_dict() | {"output_layer.3.bias": torch.zeros(7)}
     torch.save(state, tmp_path / "wide.bin")
     with pytest.raises(ValueError, match=r"1 have another shape \(output_layer.3.bias\)"):
-        load_network(small, tmp_path / "wide.bin", setting="embedder.weights", names=("face.bin",))
+        load_network(small, tmp_path / "wide.bin")
 
 
 def test_nothing_is_unpickled_but_tensors(tmp_path):
     torch.save({"network": small()}, tmp_path / "module.bin")
     with pytest.raises(ValueError, match="never unpickled"):
-        load_network(small, tmp_path / "module.bin", setting="x", names=("face.bin",))
+        load_network(small, tmp_path / "module.bin")
 
 
 def test_widths_must_name_the_stem():
@@ -95,8 +95,10 @@ def test_celeb_basis_warp_zooms_out_as_published():
 
 def test_embedders_find_the_same_face_wherever_it_is(tmp_path):
     state = {name: 0.02 * torch.randn(value.shape) for name, value in Sphere20().state_dict().items()}
-    save_file(state, tmp_path / "sphere.safetensors")
-    embedder = Sphere20Embedder(weights=tmp_path / "sphere.safetensors")
+    path = tmp_path / MODEL_FILES["sphere20_vggface2"].path
+    path.parent.mkdir()
+    torch.save(state, path)
+    embedder = Sphere20Embedder(weights_dir=str(tmp_path))
     image = picture()
     moved = np.zeros((400, 400, 3), np.uint8)
     moved[50:350, 70:330] = image

@@ -4,18 +4,16 @@ Source: arXiv 2004.00288; the published file is `glint360k_curricular_face_r101_
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...metrics.model_files import find
 from .analyzer import ARCFACE_TEMPLATE, similarity_transform
 from .references import warp
 from .weights import load_network
-
-WEIGHTS_NAMES = ("glint360k_curricular_face_r101_backbone.bin",)
 
 
 class ResidualUnit(nn.Module):
@@ -83,13 +81,13 @@ class CurricularFace(nn.Module):
 
 
 class CurricularFaceEmbedder:
-    """`FaceEmbedder` with the published network in the file `weights`; `device`: a torch device."""
+    """`FaceEmbedder` with the published network, `weights` of `model_files`; `device`: a torch device."""
 
     name = "curricularface_ir101"
     embedding_dim = 512
 
-    def __init__(self, *, weights: str | Path, device: str = "cpu"):
-        self.network = load_network(CurricularFace, weights, setting="embedder.weights", names=WEIGHTS_NAMES).to(device)
+    def __init__(self, *, weights: str = "curricularface_ir101", weights_dir: str = "weights", device: str = "cpu"):
+        self.network = load_network(CurricularFace, find(weights, weights_dir)).to(device)
         self.device = device
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...metrics.model_files import MissingModel
+from ...metrics.model_files import MODEL_FILES, MissingModel
 from .analyzer import Face
 
 
@@ -33,11 +33,11 @@ class InsightFaceAnalyzer:
     ):
         folder = Path(root) / "models" / pack
         if not any(folder.glob("*.onnx")):
+            licence = MODEL_FILES["insightface_antelopev2"].licence
             raise MissingModel(
-                f"analyzer=insightface needs the model pack {pack} as {folder}/*.onnx. Download {pack}.zip from the "
-                "insightface releases on GitHub "
-                "(non-commercial research use only) and unpack it there, or set analyzer.root; for drawn people use "
-                "analyzer=toy"
+                f"analyzer=insightface needs the model pack {pack} as {folder}/*.onnx: unpack {pack}.zip of the "
+                f"insightface releases on GitHub there (licence: {licence}), or set paths.weights_dir to the folder "
+                f"that holds insightface/models/{pack}, or analyzer.root; for drawn people use analyzer=toy"
             )
         try:
             import onnxruntime

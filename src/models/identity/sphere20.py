@@ -4,19 +4,18 @@ Source: arXiv 1801.09414; evaluation of arXiv 2306.00926, trained on VGGFace2.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...metrics.model_files import find
 from .analyzer import similarity_transform
 from .references import warp
 from .weights import load_network
 
 UNITS, WIDTHS = (1, 2, 4, 1), (64, 128, 256, 512)
-WEIGHTS_NAMES = ("the state dict of CosFace's sphere20, trained on VGGFace2",)
 # Where FFHQ pictures of 512 pixels have eyes, nose and mouth corners.
 FFHQ_TEMPLATE = np.array(
     [
@@ -63,7 +62,7 @@ class Sphere20(nn.Module):
 
 
 class Sphere20Embedder:
-    """`FaceEmbedder` of the Celeb Basis evaluation, with the network in the file `weights`; `device`: a torch device.
+    """`FaceEmbedder` of the Celeb Basis evaluation, its network `weights` of `model_files`; `device`: a torch device.
 
     Faces are aligned to FFHQ's template at 512 pixels, then warped and resized to 112.
     """
@@ -71,8 +70,8 @@ class Sphere20Embedder:
     name = "cosface_sphere20"
     embedding_dim = 512
 
-    def __init__(self, *, weights: str | Path, device: str = "cpu"):
-        self.network = load_network(Sphere20, weights, setting="embedder.weights", names=WEIGHTS_NAMES).to(device)
+    def __init__(self, *, weights: str = "sphere20_vggface2", weights_dir: str = "weights", device: str = "cpu"):
+        self.network = load_network(Sphere20, find(weights, weights_dir)).to(device)
         self.device = device
 
     @torch.inference_mode()

@@ -6,19 +6,14 @@ from pathlib import Path
 from torch import nn
 
 from ...checkpoints.files import lazy_tensors, read_safetensors, read_torch_file
-from ...metrics.model_files import MissingModel
 
 
-def load_network(make: Callable[[], nn.Module], path: str | Path, *, setting: str, names: tuple[str, ...]) -> nn.Module:
+def load_network(make: Callable[[], nn.Module], path: Path) -> nn.Module:
     """Return the frozen network of `make` with the weights of `path`: .safetensors, or what torch.save wrote.
 
-    `setting` and `names`: what to change, and how the published file is called. Counters of batch norms may be missing.
-    Raises MissingModel for a missing file, ValueError for a damaged one and for one whose tensors have other names or
-    shapes.
+    Counters of batch norms may be missing. Raises ValueError for a damaged file and for one whose tensors have other
+    names or shapes.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingModel(f"there is no file {path}: it should be {' or '.join(names)}, put it there or set {setting}")
     lazy = read_safetensors(path) if path.suffix == ".safetensors" else lazy_tensors(path, read_torch_file(path))
     network = make().requires_grad_(False).eval()
     wanted = {name: value.shape for name, value in network.state_dict().items() if not _is_counter(name)}
@@ -28,9 +23,9 @@ def load_network(make: Callable[[], nn.Module], path: str | Path, *, setting: st
     if missing or unknown or wrong:
         example = ", ".join(list(wanted)[:3])
         raise ValueError(
-            f"{path} is not {' or '.join(names)}: {len(missing)} tensors are missing ({', '.join(missing[:3])}), "
+            f"{path} is not the published file: {len(missing)} tensors are missing ({', '.join(missing[:3])}), "
             f"{len(unknown)} are unknown ({', '.join(unknown[:3])}), {len(wrong)} have another shape "
-            f"({', '.join(sorted(wrong)[:3])}); expected names are {example}...: {setting}"
+            f"({', '.join(sorted(wrong)[:3])}); expected names are {example}..."
         )
     network.load_state_dict({name: lazy[name].load() for name in wanted}, strict=False)
     return network
