@@ -125,8 +125,9 @@ def one_row_at_a_time(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def tiled(autoencoder: nn.Module, is_wanted: bool = True) -> Iterator[None]:
-    """Let the library's autoencoders inside `autoencoder` work tile by tile and clip by clip in this block."""
-    inner: list[Any] = [module for module in autoencoder.modules() if is_wanted and hasattr(module, "enable_tiling")]
+    """Let the autoencoders inside `autoencoder` that can work tile by tile and clip by clip in this block."""
+    # Not `enable_tiling`: the library gives that to classes that have no tiles, too.
+    inner: list[Any] = [module for module in autoencoder.modules() if is_wanted and hasattr(module, "use_tiling")]
     before = [(module.use_tiling, module.use_slicing) for module in inner]
     for module in inner:
         module.use_tiling = module.use_slicing = True

@@ -13,6 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare(config: DictConfig) -> None:
+    if config.samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard={config.samples_per_shard} must be at least 1")
+    if config.num_workers is not None and config.num_workers < 0:
+        raise ValueError(f"num_workers={config.num_workers} must be at least 0, or null for one for each CPU")
     if config.check is not None:
         return check_set(config)
     if OmegaConf.is_missing(config, "source"):
@@ -46,7 +50,7 @@ def prepare(config: DictConfig) -> None:
         )
         clips = list(instantiate(config.source, _convert_="all"))
         prepared = pipeline.prepare(clips)
-    for line in summarise(prepared.num_kept, prepared.dropped):
+    for line in summarise(prepared.num_kept, prepared.dropped, len(clips)):
         log.info(line)
     report = output / "report.html"
     if prepared.is_new or not report.exists():

@@ -10,7 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 from likeness.datamodules.conditions import ReferenceImages, SampleRequest, request_batch
 from likeness.generation import num_steps
 from likeness.memory import OneAtATime, _offload_layers, place, tiled
-from likeness.models.autoencoders import CogVideoXAutoencoder
+from likeness.models.autoencoders import CogVideoXAutoencoder, TemporalDecoderAutoencoder
 from likeness.models.concat_id import ConcatID
 from likeness.models.draws import Draws
 from likeness.models.encode_once import RowsOnce, encode_once
@@ -177,6 +177,18 @@ def test_tiling_ends_with_its_block():
     assert not autoencoder.vae.use_tiling
     with tiled(autoencoder, is_wanted=False):
         assert not autoencoder.vae.use_tiling
+
+
+def test_an_autoencoder_without_tiles_decodes_few_frames_at_a_time():
+    config = {"block_out_channels": [32], "layers_per_block": 1}
+    autoencoder = TemporalDecoderAutoencoder(config=config)
+    latents, decoded = torch.randn(1, 4, 6, 4, 4), []
+    autoencoder.vae.decoder.register_forward_pre_hook(lambda module, inputs: decoded.append(len(inputs[0])))
+    with tiled(autoencoder):
+        autoencoder.decode(latents)
+        autoencoder.decode(latents, decode_chunk_size=5)
+    autoencoder.decode(latents)
+    assert decoded == [4, 2, 5, 1, 6]
 
 
 def test_number_of_steps_is_known_before_sampling():

@@ -252,10 +252,11 @@ def reference_pictures(batch: dict[str, Any], place: int) -> list[np.ndarray]:
 
 
 def given_boxes(batch: dict[str, Any], place: int) -> TrackedBoxes | None:
-    """Return the boxes that one clip of `batch` is made with, of those slots that have any."""
+    """Return where things are to be in one clip of `batch`, of those slots that have any."""
     if "boxes" not in batch:
         return None
-    names = ("boxes", "track_masks", "track_colours", "track_ids")
+    places = "object_boxes" if "object_boxes" in batch else "boxes"
+    names = (places, "track_masks", "track_colours", "track_ids")
     boxes, masks, colours, ids = (batch[name][place].cpu().numpy() for name in names)
     used = masks.any(axis=0)
     soft = batch["box_hardness"][place].cpu().numpy() == 0 if "box_hardness" in batch else np.zeros(masks.shape, bool)

@@ -86,10 +86,11 @@ def write_lora(folder: Path, lora: Lora, model_class: Any, dtype: torch.dtype | 
     Rank and alpha go into the file's metadata, so that the library applies alpha / rank by itself. Of a UNet: see
     `unet_lora`.
     """
+    from diffusers import UNetSpatioTemporalConditionModel
     from diffusers.loaders import lora_pipeline
     from safetensors.torch import save_file
 
-    if model_class.__name__.startswith("UNet"):
+    if issubclass(model_class, UNetSpatioTemporalConditionModel):
         tensors = {name: tensor.to(dtype).load().contiguous() for name, tensor in unet_lora(lora).items()}
         save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
         return

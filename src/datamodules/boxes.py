@@ -3,6 +3,7 @@
 Sources: Boximator, arXiv 2402.01566, section 3 and appendix A; TrackDiffusion, branch SVD (`youtube_loader.py`).
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,11 @@ class KeyBoxes:
     num_frames: int | None = None
 
     def at(self, num_frames: int) -> TrackedBoxes:
-        """Return the boxes of a clip of `num_frames`. Raises ValueError where a key is none of its frames."""
+        """Return the boxes of a clip of `num_frames`. Raises ValueError where a key is none of its frames.
+
+        A key box between two frames, neither of which has the object, goes to the nearer one: in a shorter clip, what
+        is seen for a moment would be gone.
+        """
         counted = self.num_frames or num_frames
         for one in self.objects:
             if wrong := [key.frame for key in one.keys if key.frame >= counted]:
@@ -113,6 +118,11 @@ class KeyBoxes:
                 found = box_at(one, frame, scale, num_frames)
                 if found is not None and found.box is not None:
                     boxes[frame, slot], present[frame, slot], soft[frame, slot] = found.box, True, found.is_soft
+            for key in one.keys:
+                around = [math.floor(key.frame * scale), min(math.ceil(key.frame * scale), num_frames - 1)]
+                if key.box is not None and not present[around, slot].any():
+                    nearer = round(key.frame * scale)
+                    boxes[nearer, slot], present[nearer, slot], soft[nearer, slot] = key.box, True, key.is_soft
         colours = choose_colours([one.colour for one in self.objects])
         ids, labels = (tuple(getattr(one, name) for one in self.objects) for name in ("id", "label"))
         return TrackedBoxes(boxes, present, colours, soft, ids, labels, self.source)

@@ -20,7 +20,7 @@ from ..recipes import Recipe, canonical, differences
 from .buckets import Bucket
 from .frames import ChosenFrames
 from .mixture import Mixture
-from .samples import BadSample, Sample
+from .samples import PREPARED, UNDO, BadSample, Sample
 from .shard_set import ShardSet
 from .tensors import TensorFile, dump_tensors, reuse_freed_memory
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 NUM_LOOKED_AT = 8  # samples of a data set, to see what is cached
 MEMBER = "latents.safetensors"
 VIDEO_HASH = "video_sha256"  # in the json member of a sample without video
+# Of the json: what has no part in what conditions are made of, or is known from the video.
+OTHER_KEYS = {"caption", "num_frames", "fps", PREPARED, VIDEO_HASH}
 MODES = ("auto", "required", "never")
 AGAIN = (
     "Make them again with prepare.py (stages=cache), use the settings that they were made with, or compute them in "
@@ -201,10 +203,10 @@ def clip_sources(sample: Sample, view: ClipView, inputs: Iterable[str]) -> dict[
     for name in inputs:
         if name == "caption":
             sources["caption"] = _hash(sample.info["caption"].encode())
-        elif name == "pixel_values":
-            sources |= {"frames": list(view.indices), "video": video_hash(sample)}
         else:
-            sources["conditions"] = _condition_hash(sample)
+            sources |= {"frames": list(view.indices), "video": video_hash(sample)}
+            if name != "pixel_values":
+                sources["conditions"] = _condition_hash(sample)
     return sources
 
 
@@ -303,14 +305,18 @@ def _stored_names(sample: Sample) -> set[str]:
 
 
 def _condition_hash(sample: Sample) -> str:
-    """Return the hash of everything that conditions may be made of: all members but the video and the cache."""
+    """Return the hash of everything that conditions may be made of: all members but the video and the cache.
+
+    What the `json` says of the video (which is a source of its own) and of its preparation has no part in it: both
+    change when the cache is written.
+    """
     video = _video(sample)
     members = {
         suffix: _hash(data)
         for suffix, data in sample.members.items()
-        if suffix not in (MEMBER, "json") and data is not video
+        if suffix not in (MEMBER, "json") and not suffix.startswith(UNDO) and data is not video
     }
-    return _hash(canonical([members, {name: value for name, value in sample.info.items() if name != "caption"}]))
+    return _hash(canonical([members, {name: value for name, value in sample.info.items() if name not in OTHER_KEYS}]))
 
 
 def _finish(begun: Any, sources: Mapping[str, Any]) -> str:

@@ -220,7 +220,7 @@ class FirstFrame(Condition):
         indices, rate = clip.chosen.indices, sample.info.get("fps")
         if not rate:
             raise BadSample("no frame rate", "its json has no fps")
-        stride = (indices[-1] - indices[0]) / max(len(indices) - 1, 1)
+        stride = indices[1] - indices[0] if len(indices) > 1 else 1
         motion = sample.info.get("motion_bucket_id", self.motion_bucket_id)
         try:  # a column of a table is text
             motion = float(motion)
@@ -228,7 +228,7 @@ class FirstFrame(Condition):
             raise BadSample("broken json member", "motion_bucket_id is no number") from error
         return {
             "image_pixel_values": clip.frames[:, :1],
-            "fps": torch.tensor(float(rate) / max(stride, 1.0)),
+            "fps": torch.tensor(float(rate) / max(stride, 1)),
             "motion_bucket_id": torch.tensor(motion),
         }
 

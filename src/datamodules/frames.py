@@ -78,19 +78,29 @@ class ConcatIDFrames:
 class StridedFrames:
     """Frames that are `stride` apart.
 
-    `start`: `first`, `centre` or `random`; a shorter video repeats its last frame.
+    `start`: `first`, `centre` or `random`. `short`: a video that is too short repeats its last frame (`repeat`), or is
+    skipped (`skip`), since still ends teach that motion stops.
     """
 
     stride: int = 1
     start: str = "first"
+    short: str = "repeat"
 
     def __post_init__(self):
+        if self.short not in ("repeat", "skip"):
+            raise ValueError(f"short={self.short!r} is not one of repeat, skip: datamodule.frames.short")
         if self.start not in ("first", "centre", "random"):
             raise ValueError(f"start={self.start!r} is not one of first, centre, random: datamodule.frames.start")
 
     def __call__(self, info: Mapping[str, Any], num_frames: int, rng: np.random.Generator) -> ChosenFrames:
-        available = int(info["num_frames"])
-        slack = max(0, available - ((num_frames - 1) * self.stride + 1))
+        available, needed = int(info["num_frames"]), (num_frames - 1) * self.stride + 1
+        if available < needed and self.short == "skip":
+            raise BadSample(
+                "too short",
+                f"{available} frames, {needed} are needed: fewer of them (datamodule.num_frames), or repeat the last "
+                "(datamodule.frames.short=repeat)",
+            )
+        slack = max(0, available - needed)
         # Drawn only where it is needed: what draws nothing always gives the same clip, which can be cached.
         start = (
             int(rng.integers(slack + 1)) if self.start == "random" else {"first": 0, "centre": slack // 2}[self.start]

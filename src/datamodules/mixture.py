@@ -66,10 +66,17 @@ class Mixture:
 
 def _settings(part: object, setting: str) -> tuple[str | Sequence[str], float]:
     if not isinstance(part, Mapping):
-        return part, 1.0  # type: ignore[return-value]
+        return _places(part, setting), 1.0
     if "shards" not in part or set(part) - {"shards", "weight"}:
         raise ValueError(f"{setting} has {', '.join(map(str, part))}: allowed are shards (where they lie) and weight")
-    weight = float(part.get("weight", 1.0))
-    if not 0 <= weight < float("inf"):
+    weight = part.get("weight", 1.0)
+    if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
         raise ValueError(f"{setting}.weight={weight} must be at least 0: how often an epoch has each of its samples")
-    return part["shards"], weight
+    return _places(part["shards"], f"{setting}.shards"), float(weight)
+
+
+def _places(shards: object, setting: str) -> str | Sequence[str]:
+    places = [shards] if isinstance(shards, str) else shards
+    if not isinstance(places, Sequence) or not all(isinstance(place, str) for place in places):
+        raise ValueError(f"{setting}={shards} must be a folder of shards, an index.json, tars, or a list of these")
+    return shards  # type: ignore[return-value]

@@ -66,6 +66,10 @@ class StreamPlan:
     seed: int
     shuffle_buffer: int = 0
 
+    def __post_init__(self) -> None:
+        if not sum(int(part.weight * len(part)) for part in self.parts):
+            raise ValueError("an epoch has less than one sample: raise the weights of datamodule.train")
+
     def epoch(self, epoch: int) -> EpochPlan:
         """Return the batches of an epoch: each full one as soon as its last sample has come, the others likewise."""
         numbers, passes = self._order(epoch)

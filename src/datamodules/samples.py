@@ -10,6 +10,8 @@ from typing import Any
 from .limits import MAX_FRAMES, MAX_PIXELS
 
 VIDEO_EXTENSIONS = ("mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "ts")
+# What prepare.py keeps of a sample's history: a key of its json, and the prefix of members that a stage replaced.
+PREPARED, UNDO = "prepared", "undo."
 PICTURE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")  # a picture in the place of the video is a clip of one frame
 
 

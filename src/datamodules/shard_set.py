@@ -2,16 +2,20 @@
 
 import io
 import logging
+import math
 import os
 import tarfile
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .remote import Fetcher, Unreachable, is_remote, read_small
+from .limits import MAX_SAMPLE_BYTES
+from .remote import Fetcher, Unreachable, is_remote, read_small, served_version
 from .samples import BadSample, Sample
 from .shards import SampleColumns, Shard, list_shards, samples_path, scan_tar
 from .tars import members_of, split_name, unsafe
@@ -19,8 +23,7 @@ from .tars import members_of, split_name, unsafe
 log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 64
-# A sample is held in memory several times over while it is decoded.
-MAX_SAMPLE_BYTES = 2**31
+UNREACHABLE_S = 300  # for so long, a shard out of reach is not tried again
 
 
 class ShardSet:
@@ -29,13 +32,13 @@ class ShardSet:
     `table`: what is known of them without reading them, an array a column of `SampleColumns` (`key` is a list). Of a
     shard that is shorter than its index says, what is missing is there, as samples that cannot be read. Each shard's
     list is taken from the file beside it, else made by reading the headers of the tar, which for a tar elsewhere means
-    fetching it.
+    fetching it. Raises ValueError where a list cannot be had: ranks that go on without it would plan other batches.
     """
 
     def __init__(self, source: str | Sequence[str], fetcher: Fetcher | None = None):
         self.fetcher = fetcher or Fetcher()
-        self.shards = list_shards(source)
         with ThreadPoolExecutor(16) as pool:
+            self.shards = list(pool.map(self._identified, list_shards(source)))
             columns = list(pool.map(self._columns, self.shards))
         counts = [len(one) for one in columns]
         self.keys: list[str] = [key for one in columns for key in one.columns["key"]]
@@ -46,8 +49,18 @@ class ShardSet:
         }
         self.shard_of = np.repeat(np.arange(len(self.shards)), counts)
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._unreachable: dict[int, tuple[float, str]] = {}  # when a shard was found to be, and why
         if not self.keys:
-            raise ValueError(f"{source} holds no sample")
+            hint = "; the address of a folder of shards ends in /" if is_remote(str(source)) else ""
+            raise ValueError(f"{source} holds no sample{hint}")
+        unknown = [shard.url for shard in self.shards if is_remote(shard.url) and not shard.version.name]
+        if unknown:
+            log.warning(
+                "nothing says whether %s has changed: a copy that an earlier run has fetched is used (%d shards; an "
+                "index.json would say it)",
+                unknown[0],
+                len(unknown),
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -79,10 +92,14 @@ class ShardSet:
     def _descriptor(self, index: int) -> int:
         if index not in self._open:
             shard = self.shards[index]
+            since, problem = self._unreachable.get(index, (-math.inf, ""))
+            if time.monotonic() < since + UNREACHABLE_S:
+                raise BadSample("unreachable shard", problem)
             try:
-                path = self.fetcher(shard.url, shard.num_bytes) if is_remote(shard.url) else shard.url
+                path = self.fetcher(shard.url, shard.version) if is_remote(shard.url) else shard.url
                 self._open[index] = os.open(path, os.O_RDONLY)
             except Unreachable as error:
+                self._unreachable[index] = (time.monotonic(), str(error))
                 raise BadSample("unreachable shard", str(error)) from error
             except OSError as error:
                 raise BadSample("missing shard", f"{shard.url}: {error.strerror}") from error
@@ -90,6 +107,16 @@ class ShardSet:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(index)
         return self._open[index]
+
+    def _identified(self, shard: Shard) -> Shard:
+        """Return `shard` with what its server says of it, where no index says more."""
+        if not is_remote(shard.url) or shard.sha256 is not None:
+            return shard
+        try:
+            served = served_version(shard.url, self.fetcher.num_tries, self.fetcher.wait_s)
+        except Unreachable as error:
+            raise ValueError(str(error)) from error
+        return replace(shard, num_bytes=shard.num_bytes or served.num_bytes, tag=served.tag)
 
     def _columns(self, shard: Shard) -> SampleColumns:
         columns = self._listed(shard)
@@ -122,11 +149,9 @@ class ShardSet:
             return scan_tar(shard.url)
         log.info("no list of samples beside %s: fetching the shard to read its headers", shard.url)
         try:
-            return scan_tar(self.fetcher(shard.url, shard.num_bytes))
+            return scan_tar(self.fetcher(shard.url, shard.version))
         except Unreachable as error:
-            if not shard.num_samples:
-                raise ValueError(str(error)) from error
-            return SampleColumns(), str(error)
+            raise ValueError(f"no list of samples is beside it, and {error}") from error
 
 
 def _members(data: bytes, key: str) -> dict[str, bytes]:

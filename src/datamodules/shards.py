@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from .remote import is_remote, join, read_small
+from .remote import Version, is_remote, join, read_small
 from .samples import PICTURE_EXTENSIONS, clip_suffix, has_picture
 from .tars import members_of, split_name
 
@@ -26,12 +26,19 @@ SHARD_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file of samples. `url`: a path, or anything that webdataset opens; the others: if the index knows."""
+    """One tar file of samples. `url`: a path, or anything that webdataset opens; the others: if the index knows, `tag`
+    (see `Version`) if the server does.
+    """
 
     url: str
     num_samples: int
     num_bytes: int | None = None
     sha256: str | None = None
+    tag: str | None = None
+
+    @property
+    def version(self) -> Version:
+        return Version(self.num_bytes, self.sha256, self.tag)
 
 
 class ShardSource(Protocol):

@@ -96,7 +96,11 @@ class Tracklets(Condition):
         self.keep_crowds, self.keep_occluded = keep_crowds, keep_occluded
 
     def load(self, sample: Sample, clip: Clip) -> Slots:
-        tracks = sample.info.get("tracks") or []
+        if "tracks" not in sample.info:
+            raise BadSample(
+                "no tracks", "its json has no tracks, which prepare.py makes of source=mot, bdd100k, coco_vid"
+            )
+        tracks = sample.info["tracks"] or []
         if not isinstance(tracks, list) or not all(isinstance(track, dict) for track in tracks):
             raise BadSample("broken json member", "`tracks` is not a list of objects")
         numbers = _numbers([str(track.get("id")) for track in tracks])
@@ -154,7 +158,12 @@ class Tracklets(Condition):
             "track_ids": torch.from_numpy(slots.ids),
             "track_colours": torch.from_numpy(colours / 255).float(),
         }
-        return tensors | ({"box_hardness": torch.from_numpy(~is_soft).float()} if self.box_dim == 8 else {})
+        if self.box_dim == 8:
+            tensors["box_hardness"] = torch.from_numpy(~is_soft).float()
+            tensors["object_boxes"] = torch.from_numpy(
+                slots.boxes
+            ).float()  # where things are, whatever the model is told
+        return tensors
 
     def _drawn(self, slots: Slots, frames: Tensor, colours: np.ndarray) -> Tensor:
         shown = slots.present & (slots.boxes[..., 2:] > slots.boxes[..., :2]).all(axis=-1)

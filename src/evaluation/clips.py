@@ -112,7 +112,7 @@ def _clip_of_sample(shards: Any, number: int) -> EvaluatedClip:
 
     key, url = shards.place(number)
     stamp = (url, key, *_stamp(Path(url)))
-    load = partial(_load_sample, shards, number)
+    load = partial(load_sample, shards, number)
     try:
         sample = shards[number]
     except BadSample:  # `load` raises it again, and the clip is listed as one that could not be read
@@ -139,7 +139,8 @@ def _record_of_tracks(key: str, info: Mapping[str, Any]) -> Record | None:
     }
 
 
-def _load_sample(shards: Any, number: int) -> Loaded:
+def load_sample(shards: Any, number: int) -> Loaded:
+    """Return a sample of a `ShardSet`."""
     from ..datamodules.images import decode_image
 
     sample = shards[number]

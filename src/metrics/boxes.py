@@ -79,12 +79,12 @@ class BoxAP(ColumnMetric):
         "box_ap75": "average precision of found boxes at IoU 0.75: 0 to 1, higher follows better",
     }
 
-    def __init__(self, *, analyzer: FaceAnalyzer, frames: str = "last", skip_frames: int = 1):
+    def __init__(self, *, analyzer: FaceAnalyzer | None = None, frames: str = "last", skip_frames: int = 1):
         super().__init__()
         if frames not in ("last", "all"):
             raise ValueError(f"frames={frames!r} is not one of last, all: metrics.box_ap.frames")
         self.analyzer, self.frames, self.skip_frames = analyzer, frames, _checked(skip_frames, "box_ap")
-        self.features = f"{analyzer.name} boxes"
+        self.features = "given boxes" if analyzer is None else f"{analyzer.name} boxes"
         self.add_columns(
             scores=torch.zeros(0),
             hits=torch.zeros(0, len(THRESHOLDS)),
@@ -94,6 +94,8 @@ class BoxAP(ColumnMetric):
 
     def update(self, frames: np.ndarray, boxes: TrackedBoxes) -> None:
         """Add a clip: `frames` (f h w 3) uint8 RGB, and where things were to be."""
+        if self.analyzer is None:
+            raise ValueError("BoxAP has no analyzer to find boxes with: give one, or what was found to add_found")
         given, chosen = given_boxes(boxes, len(frames)), range(self.skip_frames, len(frames))
         chosen = chosen[-1:] if self.frames == "last" else chosen
         found = {index: find_boxes(self.analyzer, frames[index]) for index in chosen}

@@ -10,6 +10,8 @@ from torch import Tensor
 from .frozen import FrozenPart
 from .loading import load_frozen
 
+FRAMES_OF_A_SLICE = 4  # that Stable Video Diffusion's autoencoder decodes together where memory is short
+
 
 class VideoAutoencoder(FrozenPart, ABC):
     """Frozen map between clips (b 3 f h w) in [-1, 1] and latents (b c f h w) scaled to about unit variance."""
@@ -186,6 +188,7 @@ class TemporalDecoderAutoencoder(VideoAutoencoder):
             AutoencoderKLTemporalDecoder, pretrained=pretrained, config=config, seed=seed, dtype=dtype
         )
         self.num_frames_per_encode = num_frames_per_encode
+        self.use_tiling = self.use_slicing = False  # as the library's other autoencoders have it; this one has no tiles
         settings = self.vae.config
         self.latent_channels = settings.latent_channels
         self.spatial_stride = 2 ** (len(settings.block_out_channels) - 1)
@@ -204,16 +207,14 @@ class TemporalDecoderAutoencoder(VideoAutoencoder):
         return mean * self.scaling_factor, std * self.scaling_factor
 
     def decode(self, latents: Tensor, *, decode_chunk_size: int | None = None) -> Tensor:
-        """`decode_chunk_size`: frames decoded together; less memory, slightly other pixels at their borders."""
+        """`decode_chunk_size`: frames decoded together; less memory, slightly other pixels at their borders. None: all,
+        or FRAMES_OF_A_SLICE where memory is short (`use_slicing`).
+        """
+        size = decode_chunk_size or (FRAMES_OF_A_SLICE if self.use_slicing else latents.shape[2])
         scaled = (1 / self.scaling_factor * latents).to(self.vae.dtype).transpose(1, 2)  # the library wants b f c h w
         with torch.autocast(latents.device.type, enabled=False):
             clips = [
-                torch.cat(
-                    [
-                        self.vae.decode(part, num_frames=len(part)).sample
-                        for part in clip.split(decode_chunk_size or len(clip))
-                    ]
-                )
+                torch.cat([self.vae.decode(part, num_frames=len(part)).sample for part in clip.split(size)])
                 for clip in scaled
             ]
         return torch.stack(clips).transpose(1, 2).float().clamp(-1, 1)

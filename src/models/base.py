@@ -302,7 +302,8 @@ class VideoDiffusion(LightningModule, ABC):
         chosen = select(parameters, patterns) if patterns is not None else set(adapters or parameters)
         if left_out := sorted(adapters.keys() - chosen):
             raise ValueError(
-                f"model.trained={list(patterns or [])} leaves out {left_out[0]}, which model.lora adds: add '*lora_*'"
+                f"model.trained={list(patterns or [])} leaves out {left_out[0]}, which model.lora adds: "
+                "model.trained=null trains them alone, another pattern '*lora_*' both"
             )
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in chosen)

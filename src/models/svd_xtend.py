@@ -49,8 +49,8 @@ class SVDXtend(VideoDiffusion):
 
     `sigmas`: mean and deviation of the logarithm of the noise level: 0.7 and 1.6 at 320 x 576, 1.0 and 1.6 at
     576 x 1024 (paper). `sigma_sampler`: lognormal, or cosine (the authors' runs before 2024). `image_noise`: likewise,
-    of the picture's noise. `conditioning_dropout`: q; with that probability the embedding alone, both, or the latents
-    alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little noise.
+    of the picture's noise. `conditioning_dropout`: q, or None for none; with that probability the embedding alone,
+    both, or the latents alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little noise.
     `gradient_checkpointing`: diffusers' own, of residual blocks and spatial transformers; `checkpoint_temporal`: of the
     temporal transformers too.
 
@@ -74,7 +74,7 @@ class SVDXtend(VideoDiffusion):
         sigmas: Sequence[float] = (0.7, 1.6),
         sigma_sampler: str = "lognormal",
         image_noise: Sequence[float] = (-3.0, 0.5),
-        conditioning_dropout: float = 0.1,
+        conditioning_dropout: float | None = 0.1,
         loss_form: str = "v",
         compat: str = "corrected",
         gradient_checkpointing: bool = False,
@@ -94,6 +94,9 @@ class SVDXtend(VideoDiffusion):
         )
         built = ["denoiser", "autoencoder", "image_encoder", "optimizer", "lr_schedule", "lora"]
         self.save_hyperparameters(ignore=built, logger=False)
+        for name, pair in (("sigmas", sigmas), ("image_noise", image_noise)):
+            if len(pair) != 2 or pair[1] <= 0:
+                raise ValueError(f"{name}={list(pair)} must be a mean and a deviation above 0: model.{name}")
         for name, value, allowed in (
             ("sigma_sampler", sigma_sampler, ("lognormal", "cosine")),
             ("loss_form", loss_form, ("v", "x0")),
@@ -101,6 +104,7 @@ class SVDXtend(VideoDiffusion):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}: model.{name}")
+        conditioning_dropout = conditioning_dropout or 0.0
         if not 0 <= conditioning_dropout <= 1 / 3:
             raise ValueError(
                 f"conditioning_dropout={conditioning_dropout} must lie in [0, 1/3], the bands are three times as wide: "

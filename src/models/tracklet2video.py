@@ -56,7 +56,7 @@ class TrackletToVideo(SVDXtend):
         sigmas: Sequence[float] = (0.7, 1.6),
         sigma_sampler: str = "lognormal",
         image_noise: Sequence[float] = (-3.0, 0.5),
-        conditioning_dropout: float = 0.1,
+        conditioning_dropout: float | None = 0.1,
         loss_form: str = "v",
         compat: str = "corrected",
         gradient_checkpointing: bool = False,

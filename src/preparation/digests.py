@@ -94,13 +94,16 @@ def _plain(value: Any) -> Any:
 
 
 def _files(path: Path) -> Any:
-    """Return size and time of a file, or of everything in a folder."""
-    return [_file(one) for one in sorted(path.rglob("*"))] if path.is_dir() else _file(path)
+    """Return size and time of a file, or of the files in a folder."""
+    try:
+        return [_file(path / name) for name in sorted(os.listdir(path))]
+    except (OSError, ValueError):
+        return _file(path)
 
 
 def _file(path: Path) -> tuple[str, int, int] | None:
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no system takes such a name
         return None
     return str(path), found.st_size, found.st_mtime_ns

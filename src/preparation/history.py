@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..datamodules.samples import BadSample
+from ..datamodules.samples import PREPARED, BadSample
 from ..datamodules.shards import write_atomically
 from ..datamodules.tars import members_of, split_name
-from .layers import PREPARED, Layer, can_go_back
+from .layers import Layer, can_go_back
 from .sources.shards import StoredSample
 
 log = logging.getLogger(__name__)

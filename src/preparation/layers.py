@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..datamodules.samples import VIDEO_EXTENSIONS, Sample
+from ..datamodules.samples import PREPARED, UNDO, VIDEO_EXTENSIONS, Sample
 
-PREPARED = "prepared"
-UNDO = "undo."  # members of this prefix are what a stage replaced
 Layer = dict[str, Any]
 
 

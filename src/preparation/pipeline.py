@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ class Pipeline:
         chunks = writer.write(state.items)
         head |= {"dropped": state.dropped, "counts": state.counts}
         result = _result(head, chunks)
+        _refuse_loss(self.output, result)
         writer.finish(chunks, head, result.dropped, {"stages": self.settings, "dropped": reasons(result.dropped)})
         if not self.keep_stages:
             shutil.rmtree(self.output / STAGES, ignore_errors=True)
@@ -163,6 +165,7 @@ class Pipeline:
         writer = self._writer(state, folder)
         chunks = writer.write(state.items)
         result = _result({}, chunks)
+        _refuse_loss(folder, result)
         writer.finish(chunks, {"run": None}, result.dropped, {})
         state.level += (state.set_stage is not None) + len(state.waiting)
         state.set_number, state.set_stage, state.waiting = state.set_number + 1, None, []
@@ -248,6 +251,30 @@ def _result(head: dict[str, Any], chunks: Sequence[Chunk], is_new: bool = True) 
     dropped = [*head.get("dropped", []), *(line for chunk in chunks for line in chunk.dropped)]
     rows = [row for chunk in chunks for row in chunk.rows]
     return Prepared(rows, [public(line) for line in dropped], counts, is_new)
+
+
+def _refuse_loss(folder: Path, result: Prepared) -> None:
+    """Raise ValueError where the finished set in `folder` would go, since the files that it was made of are not there.
+
+    Then a disk is more likely to be away than the files to be unwanted. The set stays as it is.
+    """
+    kept = [row[0] for chunk in read_records(folder / RECORDS)[1] for row in chunk.rows]
+    if not kept:
+        return
+    advice = f"the set in {folder} stays as it is: give another output, or remove it"
+    if not result.num_kept:
+        causes = ", ".join(f"{count} {reason}" for reason, count in reasons(result.dropped).items())
+        causes += f"; first: {result.dropped[0]['detail']}" if result.dropped else "the source is empty"
+        raise ValueError(f"none of the clips could be used ({causes}): {advice}")
+    missing = {line["key"]: line["detail"] for line in result.dropped if line["reason"] == "missing file"}
+    # A stage that splits clips appends to their keys: KEY_s000.
+    parts = [accumulate(key.split("_"), "{}_{}".format) for key in kept]
+    lost = [missing[key] for some in parts for key in some if key in missing]
+    if len(lost) > len(kept) / 2:
+        raise ValueError(
+            f"{len(lost)} of {len(kept)} samples were made of files that are missing now (first: {lost[0]}). Bring "
+            f"them back, or take them out of the list; {advice}"
+        )
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def write_report(path: Path, folder: Path, prepared: Prepared, *, title: str, re
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
     head += f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
-    write_atomically(path, page.encode(errors="replace"))
+    write_atomically(path, page.encode(errors="backslashreplace"))  # names may hold half a character
 
 
 def _tiles(rows: Sequence[dict[str, Any]], prepared: Prepared) -> str:

@@ -15,9 +15,10 @@ def write_shards(
     return Pipeline({}, folder, reader=reader, samples_per_shard=samples_per_shard).run(list(entries))
 
 
-def summarise(kept: int, dropped: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of the closing report."""
-    yield f"kept {kept} of {kept + len(dropped)} clips"
+def summarise(kept: int, dropped: list[dict[str, Any]], num_listed: int) -> Iterator[str]:
+    """Yield the lines of the closing report. A stage may have made several clips of one of the `num_listed`."""
+    is_one_each = kept + len(dropped) == num_listed
+    yield f"kept {kept} of {num_listed} clips" if is_one_each else f"kept {kept} clips, made of {num_listed}"
     for reason, count in Counter(entry["reason"] for entry in dropped).most_common():
         example = next(entry for entry in dropped if entry["reason"] == reason)
         yield f"dropped {count}: {reason} (first: {example['detail']})"

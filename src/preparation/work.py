@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ..datamodules.samples import BadSample, Sample
+from ..datamodules.samples import PREPARED, BadSample, Sample
 from ..datamodules.video import described, get_reader
 from .clips import clip_sample
 from .digests import digest
-from .layers import PREPARED, Piece
+from .layers import Piece
 from .sources import SourceClip
 from .sources.shards import StoredSample
 from .stages import BatchStage, Entry, SampleStage
@@ -148,12 +148,17 @@ def report(task: Task, problem: BadSample, key: str) -> dict[str, Any]:
     """Return the line of `dropped.jsonl` on a sample."""
     entry = task.entry
     return {
-        "place": entry.place,
+        "place": _printable(entry.place),
         "video": str(entry.video),
         "key": key,
         "reason": problem.reason,
-        "detail": problem.detail,
+        "detail": _printable(problem.detail),
     }
+
+
+def _printable(text: str) -> str:
+    """Return a text of a list that anybody wrote so that terminals and files take it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _begin(run: Pass, task: Task) -> _Track:

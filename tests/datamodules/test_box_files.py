@@ -78,6 +78,15 @@ def test_boxes_keep_their_share_of_the_time_in_a_clip_of_another_length():
     assert of_json(1, num_frames=5, objects=[{"boxes": rows}]).boxes[0, 0, 0] in (0.0, 0.4)
 
 
+def test_what_is_seen_for_a_moment_is_not_lost_between_two_frames():
+    rows = [[4, *BOX]]
+    found = of_json(9, num_frames=25, objects=[{"boxes": rows}])
+    assert np.flatnonzero(found.present[:, 0]).tolist() == [1]
+    np.testing.assert_allclose(found.boxes[1, 0], BOX)
+    found = of_json(9, num_frames=25, objects=[{"boxes": [[5, *BOX], [20, *BOX]], "between": "absent"}])
+    assert np.flatnonzero(found.present[:, 0]).tolist() == [2, 7]
+
+
 def test_an_object_is_absent_beyond_its_boxes_or_held():
     rows = [[3, *BOX], [5, *BOX]]
     assert np.flatnonzero(of_object(8, boxes=rows).present[:, 0]).tolist() == [3, 4, 5]

@@ -76,6 +76,15 @@ def test_strided_frames_start_where_told():
     assert starts == {0, 1, 2}
 
 
+def test_a_short_video_can_be_skipped():
+    selection = StridedFrames(stride=3, short="skip")
+    assert chosen(selection, 10, 8.0, 4) == [0, 3, 6, 9]
+    with pytest.raises(BadSample, match="too short: 9 frames, 10 are needed"):
+        chosen(selection, 9, 8.0, 4)
+    with pytest.raises(ValueError, match=r"short='x' is not one of repeat, skip: datamodule\.frames\.short"):
+        StridedFrames(short="x")
+
+
 def test_strided_frames_repeat_the_last_frame():
     assert chosen(StridedFrames(stride=3), 5, 8.0, 4) == [0, 3, 4, 4]
 

@@ -65,6 +65,11 @@ def test_samples_without_a_bucket_are_left_out():
     assert sorted(sum(batches(plan_of(buckets=buckets), 0), [])) == sorted(set(range(23)) - {0, 5, 22})
 
 
+def test_an_epoch_without_a_sample_is_refused():
+    with pytest.raises(ValueError, match=r"less than one sample: raise the weights of datamodule\.train"):
+        plan_of(Part((2,), 0.4))
+
+
 @pytest.mark.parametrize(("weight", "epochs", "times"), [(2.0, 1, 2), (0.5, 2, 1), (0.25, 8, 2), (1.5, 2, 3)])
 def test_weights_say_how_often_an_epoch_has_each_sample(weight, epochs, times):
     plan = plan_of(Part((23,)), Part((6, 2), weight))

@@ -1,4 +1,5 @@
 import http.server
+import os
 import threading
 from collections import Counter
 from functools import partial
@@ -6,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from likeness.datamodules.remote import Fetcher, Unreachable, join
+from likeness.datamodules.remote import Fetcher, Unreachable, Version, join, served_version
 from likeness.datamodules.samples import BadSample
 from likeness.datamodules.shard_set import ShardSet
 
@@ -106,6 +107,69 @@ def test_a_shard_out_of_reach_costs_its_samples_and_no_others(served, tmp_path):
     assert samples[4].key == "k4"
 
 
+def test_a_shard_out_of_reach_is_not_tried_for_each_of_its_samples(served, tmp_path):
+    folder, url = served
+    samples = ShardSet(url, fetcher_of(tmp_path, num_tries=2))
+    (folder / "000000.tar").rename(folder / "away")
+    for number in (0, 1, 0):
+        with pytest.raises(BadSample, match="unreachable shard"):
+            samples[number]
+    assert FlakyHandler.requests["/000000.tar"] == 2
+
+
+@pytest.mark.parametrize("pattern", ["", "{000000..000001}.tar"])
+def test_shards_that_were_uploaded_anew_are_fetched_anew(served, tmp_path, pattern):
+    folder, url = served
+    ShardSet(url + pattern, fetcher_of(tmp_path))[0]
+    samples = [(f"k{i}", {"json": b'{"caption": "y"}', "mp4": bytes([i]) * 2000}) for i in range(6)]
+    write_shards(folder, samples)
+    for path in folder.glob("*.tar"):  # http.server gives times in whole seconds
+        os.utime(path, (1, 1))
+    assert ShardSet(url + pattern, fetcher_of(tmp_path))[0].info["caption"] == "y"
+
+
+def test_a_shard_of_another_content_than_the_index_says_is_not_taken(served, tmp_path):
+    folder, url = served
+    data = bytearray((folder / "000000.tar").read_bytes())
+    data[-1] ^= 1
+    (folder / "000000.tar").write_bytes(data)
+    with pytest.raises(BadSample, match="another sha256 than its index says"):
+        ShardSet(url, fetcher_of(tmp_path))[0]
+
+
+def test_a_run_ends_at_its_start_where_the_samples_of_a_shard_cannot_be_listed(served, tmp_path):
+    folder, url = served
+    (folder / "000001.tar").unlink()
+    (folder / "000001.samples.json").unlink()
+    with pytest.raises(ValueError, match=r"no list of samples is beside it, and .*000001\.tar could not be fetched"):
+        ShardSet(url, fetcher_of(tmp_path))
+
+
+def test_a_folder_without_a_slash_is_named_as_such(served, tmp_path):
+    folder, url = served
+    write_shards(folder / "inner", [("k", {"json": b"{}"})])
+    with pytest.raises(ValueError, match="ends in /"):
+        ShardSet(f"{url}inner", fetcher_of(tmp_path))
+
+
+def test_a_server_that_refuses_to_describe_a_file_leaves_it_unknown(served, caplog):
+    folder, url = served
+    assert served_version(f"{url}none.tar") == Version()
+    assert served_version(f"{url}000000.tar").num_bytes == (folder / "000000.tar").stat().st_size
+
+
+def test_each_user_has_a_folder_of_fetched_files_that_others_cannot_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "0.bin").write_bytes(bytes(100))
+    folder = Fetcher()(f"pipe:cat {tmp_path}/0.bin").parent
+    assert folder.name.endswith(str(os.getuid())) and folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    folder.rename(folder.with_name("likeness_shards_12345"))
+    with pytest.raises(ValueError, match=r"belongs to another user: set datamodule\.fetcher\.folder"):
+        Fetcher()(f"pipe:cat {tmp_path}/0.bin")
+
+
 def test_an_index_out_of_reach_ends_in_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr("likeness.datamodules.remote.time.sleep", lambda seconds: None)
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1/index\.json could not be fetched.*check the address"):
@@ -125,4 +189,4 @@ def test_fetched_files_make_room_for_newer_ones(tmp_path):
 def test_a_file_of_another_size_than_the_index_says_is_not_taken(tmp_path):
     (tmp_path / "0.bin").write_bytes(bytes(100))
     with pytest.raises(Unreachable, match="100 bytes came of 200"):
-        fetcher_of(tmp_path)(f"pipe:cat {tmp_path}/0.bin", 200)
+        fetcher_of(tmp_path)(f"pipe:cat {tmp_path}/0.bin", Version(200))

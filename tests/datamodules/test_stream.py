@@ -230,7 +230,11 @@ def test_weights_of_a_mixture_are_part_of_the_plan(samples, tmp_path):
     ("source", "message"),
     [
         ({"a": {"shard": "x"}}, r"datamodule\.train\.a has shard: allowed are shards"),
-        ({"a": {"shards": "x", "weight": -1}}, r"datamodule\.train\.a\.weight=-1\.0 must be at least 0"),
+        ({"a": {"shards": "x", "weight": -1}}, r"datamodule\.train\.a\.weight=-1 must be at least 0"),
+        ({"a": {"shards": "x", "weight": "abc"}}, r"datamodule\.train\.a\.weight=abc must be at least 0"),
+        ({"a": {"shards": "x", "weight": [1]}}, r"datamodule\.train\.a\.weight=\[1\] must be at least 0"),
+        ({"a": {"shards": None}}, r"datamodule\.train\.a\.shards=None must be a folder of shards"),
+        ({"a": [1]}, r"datamodule\.train\.a=\[1\] must be a folder of shards"),
         ({"a": {"shards": "x", "weight": 0}}, r"datamodule\.train names no data set"),
     ],
 )

@@ -92,6 +92,12 @@ def test_empty_slots_are_drawn_only_as_in_the_original():
     assert (slots([], draw=True, compat="original")["drawn_pixel_values"][corner] != 128).any()
 
 
+def test_a_sample_without_tracks_is_skipped_and_one_whose_objects_are_gone_is_not():
+    with pytest.raises(BadSample, match="no tracks: its json has no tracks"):
+        Tracklets().load(Sample("k", "s", {}, {}), clip_of())
+    assert not slots([])["track_masks"].any()
+
+
 @pytest.mark.parametrize("tracks", ["x", [3], [{"id": "1", "boxes": [[0, 1]]}], {"id": 1}])
 def test_broken_tracks_skip_the_sample(tracks):
     with pytest.raises(BadSample, match="broken json member"):
@@ -175,6 +181,7 @@ def test_soft_boxes_reach_beyond_their_object_and_say_so():
     assert (grown > 0).all() and (soft["boxes"] >= 0).all() and (soft["boxes"] <= 1).all()
     assert 0.08 < grown.mean() < 0.14  # 1/9 in the mean, less what the edges cut off
     assert (slots(tracks, num_slots=20, box_dim=8)["box_hardness"] == 1).all()
+    assert torch.equal(soft["object_boxes"], plain["boxes"])  # what metrics and overlays compare with
     again = slots(tracks, num_slots=20, box_dim=8, soft_box_probability=0.8)
     assert torch.equal(again["boxes"], soft["boxes"])
 

@@ -107,6 +107,14 @@ def test_average_precision_of_a_list_counted_by_hand():
     assert average_precision(scores, hits, 0).isnan().all()
 
 
+def test_boxes_of_any_detector_can_be_counted_without_an_analyzer():
+    metric = BoxAP()
+    metric.add_found([np.array([[0.1, 0.1, 0.5, 0.5]])], [(np.array([[0.1, 0.1, 0.5, 0.5]]), np.array([0.9]))])
+    assert metric.compute()["box_ap"] == 1
+    with pytest.raises(ValueError, match="BoxAP has no analyzer"):
+        metric.update(np.zeros((2, 8, 8, 3), np.uint8), None)
+
+
 def test_equal_scores_count_together_in_any_order():
     scores, hits = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([[1.0], [0.0], [1.0]])
     for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):

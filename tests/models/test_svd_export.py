@@ -108,3 +108,14 @@ def test_strength_without_a_lora_is_refused():
         scale_lora(build(), 0.5)
     scale_lora(build(), 1)
     scale_lora(build(lora=LoRA(**ATTENTION)), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_a_network_with_boxes_are_written_for_the_stock_network(tmp_path, capfd, toy_settings):
+    words = ["experiment=tracklet2video", "debug=tiny", "model.trained=null", "lora=svd", "model.lora.rank=4"]
+    words += [*toy_settings, "trainer.max_steps=1", "~callbacks.log_samples"]
+    outcome = call(capfd, "train", *words, f"paths.output_root={tmp_path}", "run_name=run")
+    assert outcome.code == 0, outcome.error
+    export(capfd, f"from={tmp_path}/run", f"to={tmp_path}/lora")
+    names = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors").keys()
+    assert names and not [name for name in names if ".fuser." in name or "position_net" in name]

@@ -214,6 +214,8 @@ def test_without_the_picture_the_picture_does_not_matter():
     [
         ({"conditioning_dropout": 0.4}, r"must lie in \[0, 1/3\]"),
         ({"compat": "origin"}, "compat='origin' is not one of corrected, original: model.compat"),
+        ({"sigmas": [0.7]}, r"sigmas=\[0.7\] must be a mean and a deviation above 0: model.sigmas"),
+        ({"image_noise": [0.7, 0]}, "image_noise=.* must be a mean and a deviation above 0: model.image_noise"),
         ({"sigma_sampler": "cosin"}, "is not one of lognormal, cosine"),
         ({"loss_form": "e"}, "is not one of v, x0"),
     ],
@@ -285,6 +287,17 @@ def test_first_frame_comes_with_the_rate_of_the_chosen_frames_and_the_clips_own_
     assert float(loaded["motion_bucket_id"]) == 30.0
     with pytest.raises(BadSample, match="no frame rate"):
         condition.load(Sample("a", "shard", {}, {}), clip)
+
+
+def test_rate_is_by_the_distance_of_frames_also_where_the_last_is_repeated():
+    frames = torch.zeros(3, 4, 32, 32, dtype=torch.uint8)
+    clip = Clip(ChosenFrames([0, 4, 8, 8]), lambda: (frames, None))
+    loaded = FirstFrame(height=32, width=32).load(Sample("a", "shard", {}, {"fps": 24.0}), clip)
+    assert float(loaded["fps"]) == 6.0
+
+
+def test_without_conditioning_dropout_nothing_is_dropped():
+    assert build(conditioning_dropout=None).conditioning_dropout == 0.0
 
 
 def test_several_pictures_for_one_clip_are_refused():

@@ -11,7 +11,9 @@ from likeness.toy.world import ToyWorld, draw_group
 from ..commands import call
 from ..conftest import write_shards
 
-SIZES = ["debug=tiny", "datamodule=shards", "datamodule.num_frames=5", "datamodule.height=32", "datamodule.width=32"]
+SMALL = ["datamodule.num_frames=5", "datamodule.height=32", "datamodule.width=32"]
+SIZES = ["debug=tiny", "datamodule=shards", *SMALL]
+SVD_SIZES = ["debug=tiny", "datamodule=svd_xtend", *SMALL, "datamodule.frames.start=first"]
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +22,14 @@ def clips(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("clips"), samples)
 
 
-def prepare(capfd, clips, output, *arguments):
+def prepare(capfd, clips, output, *arguments, sizes=SIZES):
     return call(
         capfd,
         "prepare",
         "source=shards",
         f"source.folder={clips}",
         "stages=cache",
-        f"stages.cache.overrides={json.dumps(SIZES).replace(' ', '')}",
+        f"stages.cache.overrides={json.dumps(sizes).replace(' ', '')}",
         f"output={output}",
         "num_workers=0",
         *arguments,
@@ -51,14 +53,39 @@ def test_what_prepare_stores_is_what_train_reads(clips, tmp_path, capfd):
     assert "clip.width is 32, not 48. Make them again with prepare.py" in other.error
 
 
-def train_on(folder, name):
+def test_image_to_video_reads_what_prepare_stores_of_the_picture(clips, tmp_path, capfd):
+    outcome = prepare(capfd, clips, tmp_path / "cached", "stages.cache.experiment=svd_xtend", sizes=SVD_SIZES)
+    assert outcome.code == 0, outcome.error
+    common = train_on(tmp_path, "x", sampling=False)
+    trained = call(capfd, "train", "experiment=svd_xtend", *SVD_SIZES, *common, "datamodule.cache=required")
+    assert trained.code == 0, trained.error
+    assert "train: latents, image_embeds are read, not computed" in trained.log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "message"),
+    [
+        (["stages.cache.keep_video=false"], SVD_SIZES, "SVDXtend reads image_pixel_values of every clip in training"),
+        ([], SVD_SIZES[:-1], "stages.cache.overrides=[datamodule.frames.start=first]"),
+    ],
+)
+def test_image_to_video_says_what_cannot_be_stored(clips, tmp_path, capfd, arguments, sizes, message):
+    everything = ["stages.cache.experiment=svd_xtend", *arguments]
+    outcome = prepare(capfd, clips, tmp_path / "out", *everything, sizes=sizes)
+    assert outcome.code == 1
+    assert message in outcome.error + outcome.log
+    assert "prompt_embeds" not in outcome.error + outcome.log
+
+
+def train_on(folder, name, sampling=True):
     cached = folder / "cached"
     return (
         f"datamodule.train={cached}",
         f"datamodule.val={cached}",
         "datamodule.num_workers=0",
         "datamodule.batch_size=2",
-        "+sampling.negative_prompt=blurred",  # asks the text encoder, which has nothing else to do
+        # asks the text encoder, which has nothing else to do
+        *(["+sampling.negative_prompt=blurred"] if sampling else []),
         "trainer.max_steps=2",
         "trainer.val_check_interval=2",
         f"paths.output_root={folder}",

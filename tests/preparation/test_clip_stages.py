@@ -141,6 +141,8 @@ def test_a_shot_is_written_as_a_clip_of_its_own_with_what_is_known_of_its_frames
 def test_a_clip_of_one_shot_stays_as_it_is_and_short_shots_are_left_out():
     sample = film(textured(20, 0))
     assert Shots()(sample) == [sample]
+    picture = Sample("film", "here", {"png": b"a picture"}, {"caption": "x", "num_frames": 1})
+    assert Shots()(picture) == [picture]
     (only,) = Shots(min_frames=15)(film(textured(20, 0), textured(10, 1)))
     assert only.info["shot"] == [0, 20]
     with pytest.raises(BadSample, match="too short: the longest of 2 shots has 12 of 20 frames"):
@@ -196,6 +198,16 @@ def test_captions_come_from_files_by_key_or_by_the_name_of_the_video(tmp_path, k
     assert found == ["of the key", "of the file", "of the stem", "clip 0"]
 
 
+def test_captions_are_read_as_widely_as_lists(tmp_path):
+    (tmp_path / "c.csv").write_bytes("\ufeffpath,caption\na/x.mp4,of a path\n".encode())
+    (tmp_path / "c.jsonl").write_bytes("\ufeff".encode() + b'{"path": "a/x", "caption": "caf\xe9"}\n')
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "x.txt").write_bytes("\ufeffx, ".encode() + b"caf\xe9")
+    sample = sample_of("k", source="/data/videos/a/x.mp4")
+    found = [Captions(source=str(tmp_path / name))(sample)[0].info["caption"] for name in ("c.csv", "c.jsonl", "texts")]
+    assert found == ["of a path", "caf\ufffd", "x, caf\ufffd"]
+
+
 def test_captions_fill_gaps_and_missing_ones_are_reported(tmp_path):
     for name in ("a", "b", "c"):
         write_mp4(tmp_path / "videos" / f"{name}.mp4", drawn_video(4))
@@ -245,6 +257,7 @@ def test_a_new_caption_changes_only_its_own_sample(tmp_path):
             r"line 2: expected one of key",
         ),
         ("c.csv", "length,caption\n3,x\n", r"c\.csv, line 2: expected one of key"),
+        ("c.csv", "path,caption\nx," + "y" * 2**25 + "\n", r"c\.csv, after line 1: field larger than"),
         ("c.xml", "x", "allowed are a folder of .txt"),
         ("c.jsonl", "", "holds no caption"),
     ],
@@ -322,6 +335,13 @@ def test_stored_embeddings_spare_pairs_the_search_for_faces(drawn, monkeypatch):
         np.testing.assert_array_equal(
             read_embeddings(one).vectors["face.0.png"], read_embeddings(origin).vectors[source["member"]]
         )
+
+
+def test_pictures_that_are_replaced_take_their_embeddings_along(drawn):
+    sample = next(iter(ShardFolder(folder=str(drawn)))).load()
+    (embedded,) = EmbedFaces(analyzer=ToyFaceAnalyzer())(sample)
+    (made,) = faces_stage()(embedded)
+    assert "face_embeds.npz" in embedded.members and "face_embeds.npz" not in made.members
 
 
 def test_embeddings_and_masks_need_pictures_and_models():

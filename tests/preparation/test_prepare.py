@@ -1,10 +1,13 @@
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from likeness.datamodules.shards import list_shards
+from likeness.preparation.pipeline import Pipeline
+from likeness.preparation.report import write_report
 from likeness.preparation.shards import summarise, write_shards
 from likeness.preparation.sources.concat_id_json import ConcatIDJson
 from likeness.preparation.sources.video_folder import VideoFolder
@@ -110,9 +113,43 @@ def test_unusable_entries_are_dropped_by_reason_and_the_others_kept(tmp_path):
     assert "entry 1" in dropped[0]["place"]
     listed = [json.loads(line) for line in (tmp_path / "shards" / "dropped.jsonl").read_text().splitlines()]
     assert listed == dropped
-    lines = list(summarise(2, dropped))
+    lines = list(summarise(2, dropped, 12))
     assert lines[0] == "kept 2 of 12 clips"
+    assert next(summarise(5, dropped, 12)) == "kept 5 clips, made of 12"
     assert any("gone.mp4" in line for line in lines)
+
+
+@pytest.mark.parametrize("field", ["video_path", "image_path"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a\0b.mp4", "missing file"),
+        ("\ud83d.mp4", "missing file"),
+        ("x" * 5000 + ".mp4", "missing file"),
+        ("/dev/zero", "not a file"),
+        ("fifo.mp4", "not a file"),
+        ("huge.mp4", "too large"),
+    ],
+)
+def test_a_name_that_no_system_takes_or_that_is_no_file_costs_only_its_entry(tmp_path, field, name, reason):
+    good = entry(tmp_path)
+    os.mkfifo(tmp_path / "fifo.mp4")
+    with open(tmp_path / "huge.mp4", "wb") as stream:
+        stream.truncate(2**32)
+    if name == "/dev/zero":
+        (tmp_path / "zero.mp4").symlink_to(name)
+        name = "zero.mp4"
+    samples, dropped = prepared(write_json(tmp_path, good, {**good, field: name}), tmp_path)
+    assert len(samples) == 1
+    assert [one["reason"] for one in dropped] == [reason]
+    assert "entry 1" in dropped[0]["place"] and dropped[0]["detail"].isprintable()
+
+
+def test_the_report_shows_captions_that_hold_half_a_character(tmp_path):
+    source = write_json(tmp_path, entry(tmp_path, caption="half \ud83d"))
+    result = Pipeline({}, tmp_path / "out", reader="pyav", samples_per_shard=9, num_workers=0).prepare(list(source))
+    write_report(tmp_path / "report.html", tmp_path / "out", result, title="t", reader="pyav")
+    assert "half " in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

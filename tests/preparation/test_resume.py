@@ -294,6 +294,38 @@ def test_another_sources_shards_and_foreign_ones_are_refused(videos, tmp_path):
         prepare(videos, foreign, {})
 
 
+def listed(entries, output, stages):
+    return Pipeline(stages, output, reader="pyav", samples_per_shard=3, num_workers=0).prepare(entries)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("num_there", [0, 3])
+def test_a_set_whose_source_is_away_stays_as_it_is(videos, tmp_path, num_there, split):
+    output, entries = tmp_path / "out", list(VideoFolder(folder=str(videos)))
+    stages = {"a": {"_target_": f"{HERE}.Twice", "log": str(tmp_path / "log")}} if split else {}
+    listed(entries, output, stages)
+    before = samples(output)
+    videos.rename(tmp_path / "away")
+    videos.mkdir()
+    for number in range(num_there):
+        (tmp_path / "away" / f"v{number}.mp4").rename(videos / f"v{number}.mp4")
+    with pytest.raises(ValueError, match=r"missing.*the set in .*out stays as it is"):
+        listed(entries, output, stages)
+    assert samples(output) == before
+    for path in (tmp_path / "away").glob("*.mp4"):
+        path.rename(videos / path.name)
+    calls(tmp_path / "log")
+    assert listed(entries, output, stages).num_kept == len(before)
+    assert calls(tmp_path / "log") == [] and samples(output) == before
+
+
+def test_a_few_missing_files_cost_only_their_samples(videos, tmp_path):
+    output, entries = tmp_path / "out", list(VideoFolder(folder=str(videos)))
+    listed(entries, output, {})
+    (videos / "v0.mp4").unlink()
+    assert listed(entries, output, {}).num_kept == 6
+
+
 def test_what_lies_in_shards_is_recognised_after_they_were_written_anew(videos, tmp_path):
     log = tmp_path / "log"
     first = {"a": note(log, "a")}

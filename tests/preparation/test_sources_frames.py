@@ -86,6 +86,23 @@ def test_a_rate_is_needed(tmp_path):
         list(FrameFolders(folder=str(tmp_path), fps=5))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"fps": 0}, r"source\.fps=0 must be above 0"), ({"crf": 99}, r"source\.crf=99 must lie in \[0, 51\]")],
+)
+def test_frames_that_cannot_be_encoded_as_asked_are_refused(tmp_path, setting, message):
+    (tmp_path / "list.json").write_text("{}")
+    folder, settings = str(tmp_path), {"fps": 5, **setting}
+    for make in (
+        lambda: FrameFolders(folder=folder, **settings),
+        lambda: BDD100K(folder=folder, labels=folder, **settings),
+        lambda: Mot(folder=folder, **settings),
+        lambda: CocoVid(file=str(tmp_path / "list.json"), folder=folder, **settings),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
 def test_all_frames_belong_to_the_files_of_a_clip(tmp_path):
     folder = write_frames(tmp_path / "data" / "a")
     (clip,) = FrameFolders(folder=str(tmp_path / "data"), fps=5)

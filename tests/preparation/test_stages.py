@@ -366,6 +366,11 @@ def test_samples_after_a_damage_are_dropped(drawn, tmp_path):
     assert {one["reason"] for one in dropped} == {"damaged shard"}
 
 
+def test_shards_elsewhere_are_refused_as_a_source():
+    with pytest.raises(ValueError, match=r"source\.folder=https://host/\{0\.\.9\}\.tar is not on this machine"):
+        ShardFolder(folder="https://host/{0..9}.tar")
+
+
 def test_a_key_in_two_shards_is_an_error(tmp_path):
     folder = write_shards(tmp_path / "data", [clip_sample("a"), clip_sample("a")], per_shard=1)
     with pytest.raises(ValueError, match=r"the key a is in .*000000\.tar and in .*000001\.tar"):

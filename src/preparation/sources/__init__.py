@@ -1,11 +1,14 @@
 """One file a layout: each lists its clips as `SourceClip`."""
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...datamodules.limits import MAX_SAMPLE_BYTES
 from ...datamodules.samples import BadSample
 from ...datamodules.video import VideoReader
 
@@ -36,7 +39,7 @@ class FrameFiles:
 
     def paths(self) -> list[Path]:
         """Return the files in order. Raises BadSample where they are missing or too few."""
-        if self.names is None and not self.folder.is_dir():
+        if self.names is None and not os.path.isdir(self.folder):
             raise BadSample("missing file", f"{self.folder} is not a folder")
         paths = pictures_in(self.folder) if self.names is None else [self.folder / name for name in self.names]
         if len(paths) < max(self.min_frames, 1):
@@ -48,7 +51,7 @@ class Annotations(Protocol):
     """What a layout says of a clip beside caption and pictures. It is read when the clip's turn comes, in a worker."""
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files that `read` opens; a folder stands for everything in it."""
+        """Return the files that `read` opens; a folder stands for the files in it."""
         ...
 
     def read(self, video: bytes, info: Mapping[str, Any], reader: VideoReader) -> tuple[dict[str, Any], dict]:
@@ -79,7 +82,7 @@ class SourceClip:
     problem: tuple[str, str] | None = None
 
     def files(self) -> tuple[Path, ...]:
-        """Return every file that the sample is made of; a folder stands for everything in it."""
+        """Return every file that the sample is made of; a folder stands for the files in it."""
         pictures = (picture for pictures in self.identities for picture in pictures)
         references = tuple(path for picture in pictures for path in (picture.image, picture.mask) if path is not None)
         return (*self._video_files(), *references, *(self.annotations.files() if self.annotations else ()))
@@ -111,7 +114,8 @@ def bad_entry(file: Path, place: str, detail: str, reason: str = "bad entry") ->
 def resolve(name: str, folder: Path) -> Path:
     """Return the path `name`, from the working directory or, where nothing is there, relative to `folder`."""
     path = Path(name)
-    return path if path.is_absolute() or path.exists() else folder / path
+    # Not Path.exists, which raises for names that no system takes: they are dropped when they are to be read.
+    return path if path.is_absolute() or os.path.exists(path) else folder / path
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -129,8 +133,12 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of `folder`, in natural order, without hidden files."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+    """Return the pictures of `folder`, in natural order, without hidden ones. Raises BadSample where it is closed."""
+    try:
+        files = list(folder.iterdir())
+    except (OSError, ValueError) as error:  # ValueError: no system takes such a name
+        raise BadSample("missing file", f"{folder}: {getattr(error, 'strerror', None) or error}") from error
+    found = (path for path in files if path.suffix.lower() in PICTURES and not path.name.startswith("."))
     return sorted(found, key=natural_key)
 
 
@@ -141,8 +149,15 @@ def caption_beside(path: Path) -> str | None:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of `path`. Raises BadSample where it cannot be read."""
+    """Return the bytes of `path`. Raises BadSample where it cannot be read, or is no plain file of a bearable size."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a list may name /dev/zero, which never ends
+            raise BadSample("not a file", f"{path} is a folder, a device or a pipe")
+        if status.st_size > MAX_SAMPLE_BYTES:
+            raise BadSample("too large", f"{path} has {status.st_size} bytes; at most {MAX_SAMPLE_BYTES} are read")
         return path.read_bytes()
+    except BadSample:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise BadSample("missing file", f"{path}: {getattr(error, 'strerror', None) or error}") from error

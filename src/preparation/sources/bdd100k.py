@@ -8,7 +8,7 @@ from typing import Any
 from ...datamodules.samples import BadSample
 from ...datamodules.video import VideoReader
 from . import FrameFiles, SourceClip
-from .lists import check_folder, frame_of, number_of, read_json
+from .lists import check_folder, check_frame_settings, frame_of, number_of, read_json
 from .tracks import TrackBox, tracks_of
 
 FIELDS = {
@@ -90,6 +90,7 @@ class BDD100K:
         ignored: Sequence[str] = ("other person", "other vehicle", "trailer"),
         fields: Mapping[str, str] | None = None,
     ):
+        check_frame_settings(folder, fps, crf)
         unknown = set(fields or {}) - set(FIELDS)
         if unknown:
             raise ValueError(f"source.fields names {', '.join(sorted(unknown))}, it may name {', '.join(FIELDS)}")

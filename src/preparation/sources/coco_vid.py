@@ -9,7 +9,7 @@ from typing import Any
 from ...datamodules.samples import BadSample
 from ...datamodules.video import VideoReader
 from . import FrameFiles, SourceClip, bad_entry, inside
-from .lists import check_file, check_folder, frame_of, number_of, read_json
+from .lists import check_file, check_folder, check_frame_settings, frame_of, number_of, read_json
 from .tracks import TrackBox, tracks_of, xywh_to_xyxy
 
 Entries = list[dict[str, Any]]
@@ -56,8 +56,7 @@ class CocoVid:
     """
 
     def __init__(self, *, file: str, folder: str, fps: float, min_frames: int = 14, crf: int = 12):
-        if not fps > 0:
-            raise ValueError(f"source.fps={fps} must be above 0: how fast the frames of {folder} follow each other")
+        check_frame_settings(folder, fps, crf)
         self.file, self.folder = check_file(file), check_folder(folder)
         self.fps, self.min_frames, self.crf = float(fps), min_frames, crf
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...datamodules.samples import BadSample
 from . import Picture, SourceClip, bad_entry, pictures_in, resolve
 from .lists import check_file, read_json, text_of
 
@@ -43,5 +44,8 @@ class ConcatIDJson:
 
 def reference_pictures(path: Path, mask: Path | None = None) -> tuple[Picture, ...]:
     """Return the picture at `path`, or all of a folder; a folder without any is named as the missing picture."""
-    found = pictures_in(path) if path.is_dir() else []
+    try:
+        found = pictures_in(path)
+    except BadSample:
+        found = []
     return tuple(Picture(picture) for picture in found) or (Picture(path, mask),)

@@ -1,5 +1,6 @@
 """ConsisID's training data: captions, and boxes and masks of tracked faces, heads and persons."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class ConsisID:
                 raise ValueError(f"{place}: expected video_folder,caption_file,annotation_folder, got {line[:80]!r}")
             # All three from one place: a folder of a common name may lie in the working directory by chance.
             base = next(
-                (base for base in (Path(), self.file.parent) if all((base / part).exists() for part in parts)), None
+                (base for base in (Path(), self.file.parent) if all(os.path.exists(base / part) for part in parts)),
+                None,
             )
             videos, captions, annotations = ((base or self.file.parent) / part for part in parts)
             entries = read_json(captions)
@@ -76,7 +78,7 @@ class ConsisID:
             self.min_distance,
             self.masks,
         )
-        is_annotated = self.needs_annotations or known.tracks.is_dir()
+        is_annotated = self.needs_annotations or os.path.isdir(known.tracks)
         return SourceClip(
             videos / f"{name}.mp4",
             text_of(entry, "cap"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from . import FrameFiles, SourceClip, caption_beside
-from .lists import check_folder
+from .lists import check_folder, check_frame_settings
 
 
 class FrameFolders:
@@ -14,8 +14,7 @@ class FrameFolders:
     """
 
     def __init__(self, *, folder: str, fps: float, min_frames: int = 14, crf: int = 12):
-        if not fps > 0:
-            raise ValueError(f"source.fps={fps} must be above 0: how fast the frames of {folder} follow each other")
+        check_frame_settings(folder, fps, crf)
         self.folder, self.fps = check_folder(folder), float(fps)
         self.min_frames, self.crf = min_frames, crf
 

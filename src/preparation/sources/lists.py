@@ -24,6 +24,14 @@ def check_folder(path: str, setting: str = "source.folder") -> Path:
     return Path(path)
 
 
+def check_frame_settings(folder: str, fps: Any, crf: Any) -> None:
+    """Raise ValueError for a rate of frames or a quality that no clip can be encoded with."""
+    if not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
+        raise ValueError(f"source.fps={fps} must be above 0: how fast the frames of {folder} follow each other")
+    if not isinstance(crf, (int, float)) or not 0 <= crf <= 51:
+        raise ValueError(f"source.crf={crf} must lie in [0, 51]")
+
+
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     """Return what the JSON file `path` holds. Raises ValueError, naming file and line, where that is not JSON."""
     try:

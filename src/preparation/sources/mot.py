@@ -9,7 +9,7 @@ from typing import Any
 from ...datamodules.samples import BadSample
 from ...datamodules.video import VideoReader
 from . import FrameFiles, SourceClip
-from .lists import check_folder, frame_of, number_of, read_lines
+from .lists import check_folder, check_frame_settings, frame_of, number_of, read_lines
 from .tracks import TrackBox, tracks_of, xywh_to_xyxy
 
 # Of MOT16 and MOT17, motchallenge.net/instructions
@@ -89,6 +89,7 @@ class Mot:
         classes: Sequence[str] = (),
         min_visibility: float = 0.5,
     ):
+        check_frame_settings(folder, 1 if fps is None else fps, crf)
         unknown = set(classes) - set(CLASSES)
         if unknown:
             raise ValueError(f"source.classes={list(classes)} may hold {', '.join(CLASSES)}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...datamodules.remote import is_remote
 from ...datamodules.samples import BadSample, Sample
 from ...datamodules.shards import Shard, list_shards
 from ...datamodules.tars import members_of, split_name, unsafe
@@ -49,10 +50,15 @@ class StoredSample:
 
 class ShardFolder:
     """The samples of `folder`: a folder of shards, its `index.json`, or tars. Of a damaged shard, those before the
-    damage; the others are listed with what is wrong. Raises ValueError where a key occurs in two shards.
+    damage; the others are listed with what is wrong. Raises ValueError where a key occurs in two shards, and for shards
+    that are not on this machine.
     """
 
     def __init__(self, *, folder: str):
+        if is_remote(folder):
+            raise ValueError(
+                f"source.folder={folder} is not on this machine: fetch the shards and their index.json first"
+            )
         self.folder = folder
         self.shards = list_shards(folder)
 

@@ -75,11 +75,17 @@ class Cache(BatchStage):
         check_sources(self.config)
         check(self.config)
         self.precision = _precision(self.config.trainer.get("precision") or "32-true")
-        known: dict[str, Cacheable] = locate(self.config.model._target_, "model").cacheable()
+        method = locate(self.config.model._target_, "model")
+        known: dict[str, Cacheable] = method.cacheable()
         for name in tensors or ():
             if name not in known:
                 raise ValueError(f"stages.cache.tensors: {name} is nothing that is cached{nearest(name, known)}")
         self.cacheable = {name: one for name, one in known.items() if tensors is None or name in tensors}
+        if method.reads and not keep_video:
+            raise ValueError(
+                f"stages.cache.keep_video=false: {method.__name__} reads {', '.join(method.reads)} of every clip in "
+                "training, which needs the video"
+            )
         self.rounded, self.keep_video = dtype, keep_video
         if dtype is not None:
             parse_dtype(dtype)
@@ -151,12 +157,17 @@ class Cache(BatchStage):
         except BadSample as problem:
             return problem
         if names - {"caption"} and rng.bit_generator.state != before:
-            raise ValueError(
-                "the experiment draws frames, flips or pictures at random, so that no stored tensor stands for the "
-                "clip: choose fixed ones (e.g. datamodule.frames.start=first) for training as well, in "
-                "stages.cache.overrides, or cache the prompts alone: stages.cache.tensors=[prompt_embeds]"
-            )
+            raise ValueError(self._why_random())
         return seen
+
+    def _why_random(self) -> str:
+        texts = [name for name, one in self.cacheable.items() if set(one.inputs) == {"caption"}]
+        others = f", or cache {texts[0]} alone: stages.cache.tensors=[{texts[0]}]" if texts else ""
+        return (
+            "the experiment draws frames, flips or pictures at random, so that no stored tensor stands for the clip: "
+            "choose fixed ones for training as well (e.g. datamodule.frames.start=first), here in "
+            f"'stages.cache.overrides=[datamodule.frames.start=first]'{others}"
+        )
 
     @staticmethod
     def _stored(sample: Sample) -> StoredTensors | None:

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ...datamodules.samples import BadSample, Sample
+from ..sources.lists import read_json_lines
 from . import SampleStage
 
 NAMES = ("key", "name", "path", "video", "file")
@@ -19,7 +20,8 @@ TEXTS = ("caption", "text", "cap", "prompt")
 class Captions(SampleStage):
     """Gives samples the captions of `source`: a folder of NAME.txt, or a JSONL or CSV file of names and captions.
 
-    NAME is the sample's key, that of the clip that a shot was cut from, or path, file name or stem of the clip's video.
+    NAME is the sample's key, that of the clip that a shot was cut from, or the path of the clip's video, whole or its
+    last parts, with or without the extension.
     With `replace`, a caption that is found takes the place of the one that is there; otherwise it only fills a gap. A
     sample without any is dropped. Raises ValueError where `source` cannot be read.
     """
@@ -49,10 +51,11 @@ class Captions(SampleStage):
 
     def find(self, key: str, source: str) -> str | None:
         """Return the caption of the sample `key`, made of the video `source`."""
-        name = os.path.basename(source)
         whole = re.sub(r"_s\d{3,}$", "", key)
-        for candidate in (key, whole, source, name, os.path.splitext(name)[0]):
-            if candidate and candidate in self.captions:
+        parts = PurePath(source).parts
+        paths = [source, *("/".join(parts[start:]) for start in range(len(parts)))]
+        for candidate in (key, whole, *paths, *(os.path.splitext(path)[0] for path in paths)):
+            if candidate in self.captions:
                 return self.captions[candidate]
         return None
 
@@ -60,7 +63,8 @@ class Captions(SampleStage):
 def read_captions(source: Path) -> dict[str, str]:
     """Return captions by name. Raises ValueError, with file and line, where there are none."""
     if source.is_dir():
-        captions = {path.stem: path.read_text().strip() for path in sorted(source.glob("*.txt"))}
+        texts = sorted(source.glob("*.txt"))
+        captions = {path.stem: path.read_text("utf-8-sig", errors="replace").strip() for path in texts}
     elif not source.is_file():
         raise ValueError(
             f"stages.captions.source={source} does not exist: give a folder of .txt, a .jsonl or a .csv file"
@@ -77,29 +81,28 @@ def read_captions(source: Path) -> dict[str, str]:
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[str, str]]:
-    with open(source, newline="") as stream:
+    with open(source, newline="", encoding="utf-8-sig", errors="replace") as stream:
         reader = csv.DictReader(stream)
-        for row in reader:
-            yield _pair(row, f"{source}, line {reader.line_num}")
+        try:
+            for row in reader:
+                yield _pair(row, f"{source}, line {reader.line_num}")
+        except csv.Error as error:
+            raise ValueError(f"{source}, after line {reader.line_num}: {error}") from error
 
 
 def _json_rows(source: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(source.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{source}, line {number}: not valid JSON ({error.msg})") from error
-        if isinstance(row, dict) and len(row) == 1 and not row.keys() & set(NAMES):
+    for place, row in read_json_lines(source):
+        if isinstance(row, str):
+            raise ValueError(f"{place}: {row}")
+        if len(row) == 1 and not row.keys() & set(NAMES):
             yield next((str(name), str(caption).strip()) for name, caption in row.items())
         else:
-            yield _pair(row, f"{source}, line {number}")
+            yield _pair(row, place)
 
 
-def _pair(row: Any, place: str) -> tuple[str, str]:
-    name = next((row[one] for one in NAMES if row.get(one)), None) if isinstance(row, dict) else None
-    text = next((row[one] for one in TEXTS if row.get(one)), "") if isinstance(row, dict) else ""
+def _pair(row: Mapping[str, Any], place: str) -> tuple[str, str]:
+    name = next((row[one] for one in NAMES if row.get(one)), None)
+    text = next((row[one] for one in TEXTS if row.get(one)), "")
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError(f"{place}: expected one of {', '.join(NAMES)} and one of {', '.join(TEXTS)}")
     return name, text.strip()

@@ -16,6 +16,7 @@ from ...media import encode_png
 from ...models.identity.analyzer import Face
 from ...models.identity.references import ReferencePreprocessor
 from . import SampleStage
+from .embed_faces import MEMBER as EMBEDDINGS
 
 BLOCK = 32  # frames that are held at once
 
@@ -104,7 +105,11 @@ class Faces(SampleStage):
         people = self._people(faces)
         if not people:
             raise BadSample("no face", f"nobody is seen well enough in {len(indices)} frames of {sample.key}")
-        members = {suffix: data for suffix, data in sample.members.items() if not suffix.startswith("face.")}
+        members = {
+            suffix: data
+            for suffix, data in sample.members.items()
+            if not suffix.startswith("face.") and suffix != EMBEDDINGS  # those of the pictures that go
+        }
         best = [self._best_frames(person) for person in people]
         shown = sorted({index for some in best for index in some})
         frames = dict(zip(shown, self.reader.read(sample.video, shown), strict=True))

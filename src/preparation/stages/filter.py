@@ -31,9 +31,8 @@ class Filter(SampleStage):
     ):
         self.bounds = {"frames": frames, "seconds": seconds, "side": side, "fps": fps, "aspect": aspect}
         for name, bounds in self.bounds.items():
-            low, high = bounds if len(bounds) == 2 else (1, 0)
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"{name}={list(bounds)} must be [lowest, highest] or null: stages.filter.{name}")
+            if not _is_range(bounds):
+                raise ValueError(f"{name}={bounds} must be [lowest, highest] or null: stages.filter.{name}")
         if decode < 1:
             raise ValueError(f"decode={decode} must be at least 1: stages.filter.decode")
         self.decode, self.full, self.reader = decode, full, get_reader(reader)
@@ -61,3 +60,10 @@ class Filter(SampleStage):
             raise BadSample(below, f"{name} {value:.5g}, at least {low:.5g} is asked for: stages.filter.{name}")
         if high is not None and value > high:
             raise BadSample(above, f"{name} {value:.5g}, at most {high:.5g} is allowed: stages.filter.{name}")
+
+
+def _is_range(bounds: object) -> bool:
+    if not isinstance(bounds, Sequence) or len(bounds) != 2:
+        return False
+    known = [bound for bound in bounds if bound is not None]
+    return all(isinstance(bound, (int, float)) for bound in known) and known == sorted(known)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...datamodules.masks import MASKS, encode_masks, mask_frames, mask_kinds
-from ...datamodules.samples import VIDEO_EXTENSIONS, BadSample, Sample
+from ...datamodules.samples import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS, BadSample, Sample
 from ...datamodules.video import get_reader
 from . import SampleStage
 from .cuts import find_shots
@@ -21,7 +21,7 @@ OF_FRAMES = ("boxes", "head_boxes", "keypoints")  # lists whose rows begin with 
 
 
 class Shots(SampleStage):
-    """Gives one sample a shot, with the key `KEY_s000`, `KEY_s001`...; a clip of one shot stays as it is.
+    """Gives one sample a shot, with the key `KEY_s000`, `KEY_s001`...; a picture or a clip of one shot stays as it is.
 
     See `cuts.find_shots` for `ratio`, `min_change` and `dissolves` (the least difference between two shots that
     dissolve into each other; null: look for hard cuts only). Shots under `min_frames` are left out. They are never
@@ -51,6 +51,8 @@ class Shots(SampleStage):
         self.find_shots = partial(find_shots, ratio=ratio, min_change=min_change, min_difference=least)
 
     def __call__(self, sample: Sample) -> list[Sample]:
+        if sample.video_suffix in PICTURE_EXTENSIONS:
+            return [sample]
         count = int(sample.info.get("num_frames") or self.reader.probe(sample.video).num_frames)
         shots = list(self.find_shots(self._blocks(sample, 0, count)))
         if shots == [(0, count)]:
