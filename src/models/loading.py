@@ -72,7 +72,10 @@ def load_denoiser(
     model_class = getattr(importlib.import_module(module), name, None)
     if model_class is None:
         raise ValueError(f"backbone.denoiser.architecture={architecture} does not exist")
-    if pretrained is not None and Path(pretrained).exists() and not (Path(pretrained) / "config.json").is_file():
+    is_folder = pretrained is not None and (Path(pretrained) / "config.json").is_file()
+    if is_folder and model_class.__name__ == "UNetSpatioTemporalConditionModel":
+        _check_has_no_boxes(str(pretrained))
+    if pretrained is not None and Path(pretrained).exists() and not is_folder:
         return _load_published(model_class, pretrained, config, parse_dtype(dtype))
     return load_model(model_class, pretrained=pretrained, config=config, seed=seed, dtype=dtype)
 
@@ -96,6 +99,17 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _check_has_no_boxes(folder: str) -> None:
+    """Raise ValueError where `folder` holds a network with boxes, which the stock class would load without them."""
+    from ..checkpoints.sources import read_source
+
+    if read_source(folder).model_class.__name__ == "TrackletUNet":
+        raise ValueError(
+            f"backbone.denoiser.pretrained={folder} holds a network with boxes, which this method would leave out: "
+            "choose experiment=tracklet2video, or backbone=svd_tracklets with model=tracklet2video"
+        )
 
 
 def _load_published(

@@ -16,6 +16,7 @@ from likeness.models.checkpointing import checkpoint_blocks
 from likeness.models.denoisers.instance_enhancer import box_features
 from likeness.models.denoisers.position_net import PositionNet, fourier
 from likeness.models.denoisers.tracklet_unet import TrackletUNet, load_tracklet_unet
+from likeness.models.loading import load_denoiser
 from likeness.models.lora import LoRA
 from likeness.models.trained import select
 
@@ -38,6 +39,16 @@ def stock_folder(tmp_path):
     stock = UNetSpatioTemporalConditionModel(**STOCK)
     stock.save_pretrained(tmp_path / "unet")
     return str(tmp_path / "unet"), stock.eval()
+
+
+def test_the_stock_class_does_not_drop_what_a_network_with_boxes_has_learned(stock_folder, tmp_path):
+    tiny().save_pretrained(tmp_path / "boxes")
+    architecture = "diffusers.UNetSpatioTemporalConditionModel"
+    with pytest.raises(ValueError, match=r"holds a network with boxes, which this method would leave out: choose"):
+        load_denoiser(architecture=architecture, pretrained=str(tmp_path / "boxes"))
+    assert (
+        type(load_denoiser(architecture=architecture, pretrained=stock_folder[0])) is UNetSpatioTemporalConditionModel
+    )
 
 
 @ENHANCERS
