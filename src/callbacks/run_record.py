@@ -1,5 +1,7 @@
 """What a run leaves so that it can be repeated: its configuration, in the folder, the loggers and every checkpoint."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from ..datamodules.shards import write_atomically
 from ..models.base import VideoDiffusion
 
+log = logging.getLogger(__name__)
+
 
 class RunRecord(Callback):
     """Saves `config` as `config.yaml` (resolved) and in checkpoints as a plain dict whose interpolations stay open.
+
+    And `parameters.json`, which parameters of the denoiser are `trained` and which are `frozen`.
 
     Open ones let another machine read the same checkpoint with its own paths.
     """
@@ -24,8 +30,22 @@ class RunRecord(Callback):
             folder = Path(self.config.paths.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True).encode())
+            write_atomically(folder / "parameters.json", json.dumps(_parameters(pl_module), indent=1).encode())
         for logger in trainer.loggers:
             logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True)))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: VideoDiffusion, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = OmegaConf.to_container(self.config, resolve=False)
+
+
+def _parameters(model: VideoDiffusion) -> dict[str, list[str]]:
+    """Return the names of the denoiser's parameters, trained and frozen, and log how many there are."""
+    lists: dict[str, list[str]] = {"trained": [], "frozen": []}
+    counts = {"trained": 0, "frozen": 0}
+    for name, parameter in model.denoiser.named_parameters():
+        kind = "trained" if parameter.requires_grad else "frozen"
+        lists[kind].append(name)
+        counts[kind] += parameter.numel()
+    texts = [f"{counts[kind]:,} parameters in {len(names)} tensors are {kind}" for kind, names in lists.items()]
+    log.info("denoiser: %s", ", ".join(texts))
+    return lists

@@ -93,14 +93,14 @@ def parse_boxes(entry: Any, place: str) -> GivenBoxes:
 
 def _read_json(path: Path) -> GivenBoxes:
     try:
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     return parse_boxes(entry, str(path))
 
 
 def _read_csv(path: Path) -> GivenBoxes:
-    with open(path, newline="") as stream:
+    with open(path, newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, skipinitialspace=True, restkey="", restval=None)
         names = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = names

@@ -121,7 +121,7 @@ def _clip_of_sample(shards: Any, number: int, given: GivenReferences) -> Evaluat
     key, url = shards.place(number)
     pictures = given.of(key)
     stamp = (url, key, *_stamp(Path(url)), *_stamps(pictures or ()))
-    load = partial(_load_sample, shards, number, pictures)
+    load = partial(load_sample, shards, number, pictures)
     clip = EvaluatedClip(key, f"{url}#{key}", tuple(map(str, pictures or ())), "", stamp, load)
     try:
         sample = shards[number]
@@ -150,7 +150,8 @@ def _record_of_tracks(key: str, info: Mapping[str, Any]) -> Record | None:
     }
 
 
-def _load_sample(shards: Any, number: int, pictures: Sequence[Path] | None) -> Loaded:
+def load_sample(shards: Any, number: int, pictures: Sequence[Path] | None) -> Loaded:
+    """Return a sample of a `ShardSet`, with `pictures` in place of its own references where these are given."""
     from ..datamodules.images import decode_image
     from ..inputs import read_picture
 

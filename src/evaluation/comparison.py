@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .pairs import Run, pair_name
+from .pairs import Run, clips_by_name, shared_stems
 from .set_comparison import StoredSets, set_difference
 from .statistics import paired_difference
 from .table import shown_values
@@ -31,9 +31,14 @@ def compare(runs: Sequence[Run], *, num_resamples: int = 1000, seed: int = 0) ->
 class _Comparison:
     def __init__(self, runs: Sequence[Run], num_resamples: int, seed: int):
         self.runs, self.num_resamples, self.seed = runs, num_resamples, seed
-        self.clips = [{pair_name(entry["name"]): entry for entry in run.result["clips"]} for run in runs]
+        self.clips = clips_by_name(runs)
         self.stored = StoredSets()
         self.notes: list[str] = []
+        if stems := sorted(shared_stems(runs)):
+            self.notes.append(
+                f"{len(stems)} names, the first is {stems[0]}, are of several clips of a run but for the extension: "
+                "these clips are paired by their whole names"
+            )
         self.unpaired: dict[str, list[str]] = {}
 
     def result(self) -> dict[str, Any]:
@@ -85,7 +90,9 @@ class _Comparison:
         column = first.result["intervals"].get(name, {}).get("column")
         if column is not None:
             return _difference(column, self.clips[0], self.clips[place], self.num_resamples, self.seed)
-        difference, reason = set_difference(name, [first, run], self.stored, self.seed)
+        difference, reason = set_difference(
+            name, [first, run], [self.clips[0], self.clips[place]], self.stored, self.seed
+        )
         if reason is not None:
             self.unpaired.setdefault(reason, []).append(name)
         return difference, []
@@ -97,7 +104,8 @@ def _difference(
     """Return the mean difference of the second run to the first, and the clips that changed most."""
     names = sorted(clips.keys() & others.keys())
     pairs = np.array([[_value(run[clip], column) for run in (clips, others)] for clip in names], np.float64)
-    interval, differences = paired_difference(pairs[:, 0], pairs[:, 1], num_resamples=num_resamples, seed=seed)
+    weights = np.array([[_weight(run[clip], column) for run in (clips, others)] for clip in names], np.float64)
+    interval, differences = paired_difference(pairs, weights, num_resamples=num_resamples, seed=seed)
     differs = interval.low is not None and interval.high is not None and (interval.low > 0 or interval.high < 0)
     order = [index for index in np.argsort(-np.abs(differences)) if differences[index] != 0]
     changed = [
@@ -127,14 +135,23 @@ def _why_not_comparable(name: str, first: Mapping[str, Any], second: Mapping[str
 
 def _without_places(node: Any) -> Any:
     if isinstance(node, dict):
-        left_out = ("weights_dir", "weights", "root", "real", "num_threads", "device")
-        return {name: _without_places(value) for name, value in node.items() if name not in left_out}
+        left_out = ("weights_dir", "root", "real", "num_threads", "device")
+        return {
+            name: _without_places(value)
+            for name, value in node.items()
+            if name not in left_out and not (name == "weights" and isinstance(value, str))
+        }
     return node
 
 
 def _value(entry: Mapping[str, Any], column: str) -> float:
     value = entry.get(column)
     return float("nan") if value is None else float(value)
+
+
+def _weight(entry: Mapping[str, Any], column: str) -> float:
+    """Return how much a clip counts in the mean: 1 where `metrics.json` does not say."""
+    return entry.get("weights", {}).get(column, 1.0)
 
 
 def _example(clips: Mapping[str, Any]) -> str:

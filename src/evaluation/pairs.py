@@ -1,11 +1,18 @@
 """Evaluated runs, and which clips of two of them make a pair."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
+
+from ..datamodules.samples import VIDEO_EXTENSIONS
+
+# Behind it may be the number that `find_clips` gives to clips of one name.
+EXTENSION = re.compile(rf"\.({'|'.join(VIDEO_EXTENSIONS)})(?=(#\d+)?$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,23 @@ def read_run(place: Path) -> Run:
     return Run(str(place), path, result)
 
 
-def pair_name(name: str) -> str:
-    """Return what a clip's name must have in common with that of another run."""
-    return str(PurePath(name).with_suffix("")) if PurePath(name).suffix else name
+def clips_by_name(runs: Sequence[Run]) -> list[dict[str, dict[str, Any]]]:
+    """Return the clips of each run by what the clip of another run must have in common with it.
+
+    That is the name without the extension of a video; whole where clips of one run differ in the extension alone.
+    """
+    shared = shared_stems(runs)
+    return [
+        {clip["name"] if stem in shared else stem: clip for clip, stem in zip(clips, map(_stem, clips), strict=True)}
+        for clips in (run.result["clips"] for run in runs)
+    ]
+
+
+def shared_stems(runs: Sequence[Run]) -> set[str]:
+    """Return what names of several clips of one run are without the extension."""
+    counts = (Counter(map(_stem, run.result["clips"])) for run in runs)
+    return {stem for count in counts for stem, number in count.items() if number > 1}
+
+
+def _stem(clip: Mapping[str, Any]) -> str:
+    return EXTENSION.sub("", clip["name"])

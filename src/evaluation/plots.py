@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,9 +74,9 @@ def frame_curve(
 
 
 def histogram(
-    values: Sequence[float | None], name: str, interval: Mapping[str, float | None] | None = None, width: int = 260
+    values: Sequence[float | None], name: str, mean: float, interval: Mapping[str, Any], width: int = 260
 ) -> str:
-    """Return an SVG of how `values` are distributed, with their mean and, as a band, its interval."""
+    """Return an SVG of how `values` are distributed, with their `mean` (not all may count alike) and its interval."""
     known, height, bottom = np.array([value for value in values if value is not None]), 110, 84
     if not len(known):
         return ""
@@ -89,8 +90,8 @@ def histogram(
         return round(8 + (min(max(value, low), high) - low) / (high - low) * (width - 16), 1)
 
     parts = []
-    if interval and interval.get("low") is not None and interval.get("high") is not None:
-        left, right = place(float(interval["low"] or 0)), place(float(interval["high"] or 0))
+    if interval.get("low") is not None and interval.get("high") is not None:
+        left, right = place(interval["low"]), place(interval["high"])
         parts.append(
             f'<rect x="{left}" y="20" width="{max(right - left, 1):.1f}" height="{bottom - 20}" fill="#fde8cf"/>'
         )
@@ -100,7 +101,6 @@ def histogram(
             f'<rect x="{8.5 + index * step:.1f}" y="{bottom - tall:.1f}" width="{step - 1:.1f}" '
             f'height="{tall:.1f}" fill="{COLORS[0]}" fill-opacity="0.75"><title>{count} clips</title></rect>'
         )
-    mean = float(known.mean())
     parts.append(f'<path d="M{place(mean)} 18V{bottom}" stroke="{COLORS[1]}" stroke-width="2"/>')
     parts.append(f'<text x="8" y="12" class="name">{html.escape(name)}</text>')
     parts.append(f'<path d="M8 {bottom}H{width - 8}" stroke="#999"/>')

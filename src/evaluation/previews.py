@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..datamodules.samples import BadSample
 from ..datamodules.video import get_reader
 from ..media import encode_mp4, encode_png
-from .clips import EvaluatedClip, clip_of_files
+from .clips import EvaluatedClip, Loaded, clip_of_files, load_sample
 
 # A clip is shown as it is up to MAX_BYTES, else smaller and shorter: a page of hundreds of megabytes opens nowhere.
 MAX_BYTES, MAX_FRAMES, MAX_SIDE = 600_000, 150, 320
@@ -28,8 +29,20 @@ def preview(clip: EvaluatedClip) -> tuple[str, list[str]] | None:
 
 def clip_of_entry(entry: dict) -> EvaluatedClip:
     """Return the clip of an entry of `metrics.json`, to be shown again."""
+    url, _, key = entry["video"].rpartition("#")
+    if url and not Path(entry["video"]).exists():
+        has_own = any(name.startswith(f"{url}#") for name in entry["references"])
+        load = partial(_load_from_shard, url, key, None if has_own else list(map(Path, entry["references"])))
+        return EvaluatedClip(entry["name"], entry["video"], tuple(entry["references"]), entry["prompt"], (), load)
     files = [Path(name) for name in entry["references"]]
     return clip_of_files(entry["name"], Path(entry["video"]), files, entry["prompt"])
+
+
+def _load_from_shard(url: str, key: str, pictures: list[Path] | None) -> Loaded:
+    from ..datamodules.shard_set import ShardSet
+
+    shards = ShardSet(url)
+    return load_sample(shards, shards.keys.index(key), pictures)
 
 
 def _playable(data: bytes) -> tuple[bytes, str]:

@@ -11,10 +11,10 @@ from ..datamodules.shards import write_atomically
 from ..loggers import read_metrics
 from .clips import EvaluatedClip
 from .page import page
-from .pairs import Run, pair_name
+from .pairs import Run, clips_by_name
 from .plots import frame_curve, histogram, loss_curve
 from .previews import clip_of_entry, preview
-from .table import by_reason, show, show_difference, show_interval, shown_values, source_of
+from .table import by_reason, show, show_change, show_difference, show_interval, shown_values, source_of
 
 NUM_SHOWN = 12  # clips at each end of the ranking; of at most twice as many, all are shown
 NUM_CHANGED = 4  # clips that are shown for each value of a comparison
@@ -169,7 +169,7 @@ def _distributions(result: Mapping[str, Any]) -> str:
         if column := interval.get("column"):
             values = [clip.get(column) for clip in result["clips"]]
             known = {value for value in values if value is not None}
-            plots += [histogram(values, name, interval)] if len(known) > 1 else []
+            plots += [histogram(values, name, result["metrics"][name], interval)] if len(known) > 1 else []
             equal += [f"{name} {show(known.pop())}"] if len(known) == 1 else []
     note = "A bar: how many clips; orange: the mean and its interval of 95 %."
     same = f"<p>The same for all clips: {html.escape(', '.join(equal))}.</p>" if equal else ""
@@ -177,7 +177,7 @@ def _distributions(result: Mapping[str, Any]) -> str:
 
 
 def _all_clips(result: Mapping[str, Any]) -> str:
-    known = {"name", "video", "references", "prompt", "per_frame"}
+    known = {"name", "video", "references", "prompt", "per_frame", "weights"}
     columns = list(dict.fromkeys(name for clip in result["clips"] for name in clip if name not in known))
     has_frames = any("per_frame" in clip for clip in result["clips"])
     rows = []
@@ -223,7 +223,7 @@ def _origins(result: Mapping[str, Any]) -> str:
 def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     """Return, of each value and run, the clips that changed most; of the first value that changed, side by side."""
     shown_metric = next((metric for metric, row in result["metrics"].items() if any(row["changed"])), None)
-    parts, entries = [], [{pair_name(clip["name"]): clip for clip in run.result["clips"]} for run in runs]
+    parts, entries = [], clips_by_name(runs)
     for metric, row in result["metrics"].items():
         for place, changed in enumerate(row["changed"], 1):
             if not changed:
@@ -240,7 +240,7 @@ def _changed_clips(result: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
 def _changes(changed: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for one in changed:
-        cells = [html.escape(one["name"]), show(one["first"]), show(one["second"]), f"{one['change']:+.4f}"]
+        cells = [html.escape(one["name"]), show(one["first"]), show(one["second"]), show_change(one["change"])]
         rows.append(_row(cells, [None, one["first"], one["second"], one["change"]]))
     return _table(["clip", "first", "second", "change"], rows)
 

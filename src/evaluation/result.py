@@ -1,18 +1,19 @@
 """What `metrics.json` holds: values with intervals, what they are taken from, what is undefined and why, every clip."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 from torchmetrics import Metric
 
 from ..metrics.frechet import SetDistance
 from .measuring import Measured
-from .statistics import Interval, bootstrap_mean
+from .statistics import bootstrap_mean
 
-# Columns of single clips whose mean, or what `_derived` makes of them, is a value of the set under another name.
+# Columns of single clips whose mean is a value of the set under another name.
 COLUMN_OF = {
     "face_similarity": "similarity",
     "face_similarity_all_frames": "similarity_all_frames",
@@ -70,24 +71,6 @@ def collect(
     return result
 
 
-def columns_of(metric: Any) -> dict[str, np.ndarray]:
-    """Return the values of single clips of a metric, by name, in the order of its rows; NaN for what is not defined."""
-    prefix = getattr(metric, "prefix", "")
-    columns = {name: np.asarray(values.double()) for name, values in metric.per_clip().items()}
-    return columns | {prefix + name: values for name, values in _derived(columns, prefix).items()}
-
-
-def _derived(columns: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return values of single clips that a set's value is the mean of, where the metric gives their parts."""
-    derived = {}
-    if prefix + "num_found" in columns and prefix + "num_analysed" in columns:
-        derived["detection_rate"] = columns[prefix + "num_found"] / columns[prefix + "num_analysed"]
-    if prefix + "rank" in columns and prefix + "reference_found" in columns:
-        hits = (columns[prefix + "rank"] == 1).astype(float)
-        derived["retrieval_top1"] = np.where(columns[prefix + "reference_found"] > 0, hits, np.nan)
-    return derived
-
-
 def _collect_metric(
     name: str, metric: Any, measured: Measured, result: dict[str, Any], num_resamples: int, seed: int
 ) -> None:
@@ -106,25 +89,60 @@ def _collect_metric(
     result["notes"] += notes
     result["of_metric"] |= dict.fromkeys(values, name)
     result["descriptions"] |= {key: text for key, text in metric.descriptions.items() if key in values}
-    reason = "; ".join(notes) or "no clip has a value"
-    result["undefined"] |= {key: reason for key, value in values.items() if value is None}
-    columns = columns_of(metric)
+    prefix = getattr(metric, "prefix", "")
+    about = _notes_by_value([key.removeprefix(prefix) for key in values], notes)
+    result["undefined"] |= {
+        key: "; ".join(about[key.removeprefix(prefix)]) or "no clip has a value"
+        for key, value in values.items()
+        if value is None
+    }
+    columns = _by_name(metric.per_clip())
+    weights = _by_name(metric.clip_weights()) if hasattr(metric, "clip_weights") else {}
+    _collect_clips(name, metric, [result["clips"][row] for row in rows], columns, weights)
+    result["intervals"] |= _intervals(metric, values, columns, weights, num_resamples, seed)
+
+
+def _notes_by_value(names: Sequence[str], notes: Sequence[str]) -> dict[str, list[str]]:
+    """Return which `notes` may say why a value is undefined: those that name it, else those that name no other."""
+    named = {note: set(re.findall(r"\w+", note)).intersection(names) for note in notes}
+    general = [note for note in notes if not named[note]]
+    return {name: [note for note in notes if name in named[note]] or general or list(notes) for name in names}
+
+
+def _by_name(columns: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values.double()) for name, values in columns.items()}
+
+
+def _collect_clips(
+    name: str,
+    metric: Any,
+    clips: Sequence[dict[str, Any]],
+    columns: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+) -> None:
+    """Write what each clip has of a metric; and how much it counts in a mean, where that is not 1."""
     for column, numbers in columns.items():
-        for row, number in zip(rows, numbers, strict=True):
-            result["clips"][row][column] = _finite(float(number))
+        for clip, number in zip(clips, numbers, strict=True):
+            clip[column] = _finite(float(number))
+    for column, numbers in weights.items():
+        for clip, number in zip(clips, numbers, strict=True):
+            if number != 1:
+                clip.setdefault("weights", {})[column] = float(number)
     if hasattr(metric, "per_frame"):
-        for row, similarity in zip(rows, metric.per_frame(), strict=True):
-            frames = result["clips"][row].setdefault("per_frame", {})
-            frames[name] = [[_finite(float(one)) for one in line] for line in similarity]
-    result["intervals"] |= _intervals(metric, values, columns, num_resamples, seed)
+        for clip, similarity in zip(clips, metric.per_frame(), strict=True):
+            clip.setdefault("per_frame", {})[name] = [[_finite(float(one)) for one in line] for line in similarity]
 
 
 def _intervals(
-    metric: Any, values: dict[str, float | None], columns: dict[str, np.ndarray], num_resamples: int, seed: int
+    metric: Any,
+    values: dict[str, float | None],
+    columns: dict[str, np.ndarray],
+    weights: dict[str, np.ndarray],
+    num_resamples: int,
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Return the interval of every value that is a mean over clips, and of those that bring their own."""
-    prefix, found = getattr(metric, "prefix", ""), {}
-    weights = torch.cat(list(metric.weights)).numpy() if isinstance(getattr(metric, "weights", None), list) else None
+    prefix, found = getattr(metric, "prefix", ""), dict[str, dict[str, Any]]()
     for key, value in values.items():
         if value is None:
             continue
@@ -134,17 +152,10 @@ def _intervals(
             continue
         column = key if key in columns else prefix + COLUMN_OF.get(key.removeprefix(prefix), "")
         if column in columns:
-            interval = bootstrap_mean(columns[column], weights, num_resamples=num_resamples, seed=seed)
-            found[key] = _moved(interval, value) | {"column": column}
+            interval = bootstrap_mean(columns[column], weights.get(column), num_resamples=num_resamples, seed=seed)
+            bounds = {"low": interval.low, "high": interval.high}
+            found[key] = bounds | {"num_clips": interval.num_clips, "column": column}
     return found
-
-
-def _moved(interval: Interval, value: float) -> dict[str, Any]:
-    """Return an interval of the mean over clips as one of `value`, which counts each reference of a clip, or frame."""
-    if interval.low is None or interval.high is None or interval.value is None:
-        return {"low": None, "high": None, "num_clips": interval.num_clips}
-    shift = value - interval.value
-    return {"low": interval.low + shift, "high": interval.high + shift, "num_clips": interval.num_clips}
 
 
 def _number(value: Any) -> float | bool | None:

@@ -102,6 +102,7 @@ class Session:
             num_resamples=self.config.num_resamples,
             seed=self.config.seed,
         )
+        result["real_clips"] = [clip.name for clip in real.clips]
         result["notes"] = [*_notes_of_drawn_faces(self.metrics, result["clips"]), *result["notes"]]
         if real.failed:
             result["notes"].append(f"{len(real.failed)} real clips could not be read: {real.failed[0]['error']}")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..metrics.distances import Rows, frechet_from_rows, paired_frechet, paired_mmd
-from .pairs import Run, pair_name
+from .pairs import Run
 from .store import read_increments
 
 NUM_RESAMPLES = 100  # a distance of large features takes a second
@@ -19,7 +19,7 @@ MIN_PAIRS = 8  # as for the intervals of one distance
 
 @dataclass(frozen=True)
 class StoredSet:
-    """Feature rows of one metric: of generated clips by the name that pairs have, and of all `real` ones, sorted."""
+    """Feature rows of one metric: of generated clips by name, and of all `real` ones, sorted by theirs."""
 
     generated: Mapping[str, Tensor]
     real: Rows
@@ -39,11 +39,11 @@ class StoredSets:
 
 
 def set_difference(
-    name: str, runs: Sequence[Run], stored: StoredSets, seed: int
+    name: str, runs: Sequence[Run], clips: Sequence[Mapping[str, Any]], stored: StoredSets, seed: int
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return by how much the distance `name` of the second of two runs exceeds the first's, over their common clips.
 
-    None, and why, where there is no such interval.
+    `clips`: of each run, by the name that pairs have. None, and why, where there is no such interval.
     """
     metrics = [run.result["of_metric"][name] for run in runs]
     known = [run.result.get("distances", {}).get(metric) for run, metric in zip(runs, metrics, strict=True)]
@@ -58,10 +58,12 @@ def set_difference(
         return None, second
     if not _equal(first.real, second.real):
         return None, "the runs compare with other real clips"
-    clips = sorted(first.generated.keys() & second.generated.keys())
-    if len(clips) < MIN_PAIRS or first.real.num_clips < MIN_PAIRS:
-        return None, f"there are {len(clips)} pairs and {first.real.num_clips} real clips, and {MIN_PAIRS} are needed"
-    one, other = (_rows([part.generated[clip] for clip in clips]) for part in (first, second))
+    named = [[run[common]["name"] for run in clips] for common in sorted(clips[0].keys() & clips[1].keys())]
+    pairs = [pair for pair in named if pair[0] in first.generated and pair[1] in second.generated]
+    if len(pairs) < MIN_PAIRS or first.real.num_clips < MIN_PAIRS:
+        return None, f"there are {len(pairs)} pairs and {first.real.num_clips} real clips, and {MIN_PAIRS} are needed"
+    one = _rows([first.generated[clip] for clip, _ in pairs])
+    other = _rows([second.generated[clip] for _, clip in pairs])
     if name == known[0]["value"]:
         found = paired_frechet(first.real, one, other, known[0]["ddof"], NUM_RESAMPLES, seed)
     else:
@@ -69,7 +71,7 @@ def set_difference(
         found = paired_mmd(real, middles, others, NUM_RESAMPLES, seed)
     differs = found.low > 0 or found.high < 0
     bounds = {"value": found.value, "low": found.low, "high": found.high}
-    return bounds | {"num_clips": len(clips), "differs": differs}, None
+    return bounds | {"num_clips": len(pairs), "differs": differs}, None
 
 
 def _read(run: Run) -> dict[str, StoredSet | str]:
@@ -86,12 +88,11 @@ def _read(run: Run) -> dict[str, StoredSet | str]:
 def _stored_set(run: Run, metric: str, increments: Mapping[str, Mapping[str, Tensor]]) -> StoredSet | str:
     known, names = run.result["distances"][metric], [clip["name"] for clip in run.result["clips"]]
     generated = {
-        pair_name(name): _shaped(increments[name], "generated")
-        for name in names
-        if "generated_rows" in increments.get(name, {})
+        name: _shaped(increments[name], "generated") for name in names if "generated_rows" in increments.get(name, {})
     }
-    in_run = [name for name in increments if name.startswith("real:") or name in set(names)]
-    real = [_shaped(increments[name], "real") for name in sorted(in_run) if "real_rows" in increments[name]]
+    # The file may hold real clips of an evaluation before this one.
+    compared = [*names, *(f"real:{name}" for name in run.result.get("real_clips", ()))]
+    real = [_shaped(increments[name], "real") for name in sorted(compared) if "real_rows" in increments.get(name, {})]
     if not real and known["real"] and Path(known["real"]).is_file():
         kept = load_file(known["real"])
         real = list(kept["rows"].double().split(kept["counts"].tolist()))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOISE = 1e-9  # what is left of a sum of numbers that cancel
 BOUNDS = ("_low", "_high", "_num_real", "_num_generated")
 
 
@@ -16,7 +17,16 @@ def shown_values(result: Mapping[str, Any]) -> dict[str, float | None]:
 def show(value: float | None) -> str:
     if value is None:
         return "undefined"
-    return f"{value:d}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
+    if isinstance(value, int):
+        return f"{value:d}"
+    if NOISE < abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:z.4f}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def show_change(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{'+' if value >= 0 else ''}{show(value)}"
 
 
 def show_interval(interval: Mapping[str, Any] | None) -> str:
@@ -91,7 +101,7 @@ def show_difference(difference: Mapping[str, Any] | None) -> str:
     if difference is None or difference["value"] is None:
         return ""
     star = " *" if difference["differs"] else ""
-    return f"{difference['value']:+.4f} {show_interval(difference)}{star}"
+    return f"{show_change(difference['value'])} {show_interval(difference)}{star}"
 
 
 def print_totals(result: Mapping[str, Any]) -> None:
@@ -100,7 +110,7 @@ def print_totals(result: Mapping[str, Any]) -> None:
 
     table = Table("column", "measured", "percent", "from", title=result["title"])
     for name, column in result["columns"].items():
-        table.add_row(name, f"{column['value']:.4f}", f"{100 * column['share']:.2f}", column["source"])
+        table.add_row(name, show(float(column["value"])), f"{100 * column['share']:.2f}", column["source"])
     for name, value in result["totals"].items():
         missing = ", ".join(result["missing"].get(name, []))
         shown = "undefined" if value is None else f"{100 * value:.2f}"

@@ -46,6 +46,10 @@ class ClipMetric(Metric):
         """Return the values of each clip, in the order of `update`, by name; NaN where a clip has none."""
         return dict(zip(self.descriptions, self._rows().T, strict=True))
 
+    def clip_weights(self) -> dict[str, Tensor]:
+        """Return how much each clip counts in the mean of each value of `per_clip`."""
+        return dict.fromkeys(self.descriptions, cat(self.weights))
+
     def notes(self) -> list[str]:
         """Return what the means leave out."""
         columns = self.per_clip()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .clip_metric import ClipMetric
 from .image_features import CLIPFeatures
 from .model_files import checksum, find
-from .states import evenly_spaced
+from .states import evenly_spaced, spread
 
 
 class CLIPScore(ClipMetric):
@@ -67,7 +67,8 @@ class CLIPScore(ClipMetric):
 class AestheticScore(ClipMetric):
     """LAION's predictor of how people rate pictures, on CLIP ViT-L/14: the mean of `num_frames` frames, 1 to 10.
 
-    `aesthetic_share` is (x - 4) / 3 of it, within [0, 1]: the column of OpenS2V-Eval, which takes 32 frames.
+    A shorter clip's frames count several times. `aesthetic_share` is (x - 4) / 3 of it, within [0, 1]: the column of
+    OpenS2V-Eval, which takes 32 frames.
     """
 
     def __init__(self, *, predictor: "AestheticPredictor", num_frames: int = 32, **kwargs: Any):
@@ -84,7 +85,7 @@ class AestheticScore(ClipMetric):
 
     def update(self, frames: np.ndarray) -> None:
         """Add a clip: `frames` (f h w 3) uint8 RGB."""
-        score = float(self.predictor(frames[evenly_spaced(len(frames), self.num_frames)]).mean())
+        score = float(self.predictor(frames[spread(len(frames), self.num_frames)]).mean())
         self.add({"aesthetic_score": score, "aesthetic_share": (min(max(score, 4.0), 7.0) - 4) / 3})
 
 

@@ -54,3 +54,9 @@ def mean_of_defined(values: Tensor) -> Tensor:
 def mean_over_parts(values: Tensor, counts: list[int]) -> Tensor:
     """Return the mean of what is defined in each of the consecutive parts of `values`, `counts` rows long."""
     return torch.stack([mean_of_defined(part) for part in values.split(counts)]) if counts else values
+
+
+def num_defined_in_parts(values: Tensor, counts: list[int]) -> Tensor:
+    """Return how many of each of the consecutive parts of `values`, `counts` rows long, are defined."""
+    parts = [(~part.isnan()).sum() for part in values.split(counts)] if counts else []
+    return torch.stack(parts) if parts else torch.zeros(0, dtype=torch.long)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..models.identity.analyzer import Face, FaceAnalyzer
+from .states import spread
 
 PADDING, GREY = 0.25, 128
 
@@ -33,13 +34,15 @@ class Convention:
         """Return which of `total` frames are looked at."""
         if self.rounds:
             return np.linspace(0, total - 1, min(self.num_frames, total)).round().astype(int)
-        return np.linspace(0, total - 1, self.num_frames).astype(int)
+        return spread(total, self.num_frames)
+
+    def scores(self, similarity: Tensor) -> Tensor:
+        """Return what cosines `similarity` count, in float64; NaN stays."""
+        return similarity.double().clamp_min(0) if self.clamps else similarity.double()
 
     def average(self, similarity: Tensor) -> Tensor:
         """Return the score (n,) of rows of `similarity` (n f), which are NaN where no face was found."""
-        scores = similarity.double()
-        if self.clamps:
-            scores = scores.clamp_min(0)
+        scores = self.scores(similarity)
         if self.drops_zeros:
             scores = torch.where(scores == 0, torch.nan, scores)
         return scores.nanmean(dim=1).nan_to_num(nan=self.without_faces)

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..models.identity.analyzer import ARCFACE_TEMPLATE, FaceAnalyzer, similarity_transform
+from ..models.identity.analyzer import ARCFACE_TEMPLATE, Face, FaceAnalyzer, similarity_transform
 from ..models.identity.references import warp
 from .clip_metric import ClipMetric
+from .face_conventions import find_faces
 from .frechet import SetDistance
 from .image_features import ImageFeatures
-from .states import evenly_spaced
+from .states import evenly_spaced, spread
 
 FACE_SIZE = 224
 
@@ -49,7 +50,7 @@ class FaceInceptionDistance(ClipMetric):
 
     def update(self, frames: np.ndarray, references: Sequence[np.ndarray]) -> None:
         """Add a clip: `frames` (f h w 3) and its `references`, of which the first counts, uint8 RGB."""
-        found = faces_of(frames[evenly_spaced(len(frames), self.num_frames)], self.analyzer)
+        found = faces_of(frames[spread(len(frames), self.num_frames)], self.analyzer)
         reference = faces_of(references[:1], self.analyzer)
         distance = 0.0 if self.faceless == "zero" else float("nan")
         if len(found) and len(reference):
@@ -101,19 +102,13 @@ def face_inception_distance(reference: Tensor, frames: Tensor) -> float:
 def faces_of(pictures: Sequence[np.ndarray] | np.ndarray, analyzer: FaceAnalyzer) -> np.ndarray:
     """Return the largest face of each picture that has one, aligned as for ArcFace (n 224 224 3) uint8.
 
-    A picture without a face is searched once more within a grey border of a quarter of its size, as ConsisID does.
+    A picture without a face is searched once more within a grey border, as ConsisID does; what lies outside of the
+    picture itself is black.
     """
-    found = [face for picture in pictures if (face := _largest_face(picture, analyzer)) is not None]
-    return np.stack(found) if found else np.zeros((0, FACE_SIZE, FACE_SIZE, 3), np.uint8)
+    found = [(picture, find_faces(analyzer, picture, pads=True)) for picture in pictures]
+    aligned = [_align(picture, faces[0]) for picture, faces in found if faces]
+    return np.stack(aligned) if aligned else np.zeros((0, FACE_SIZE, FACE_SIZE, 3), np.uint8)
 
 
-def _largest_face(picture: np.ndarray, analyzer: FaceAnalyzer) -> np.ndarray | None:
-    faces = analyzer(picture)
-    if not faces:
-        margins = [(side // 4, side // 4) for side in picture.shape[:2]]
-        picture = np.pad(picture, [*margins, (0, 0)], constant_values=128)
-        faces = analyzer(picture)
-    if not faces:
-        return None
-    matrix = similarity_transform(faces[0].keypoints, ARCFACE_TEMPLATE * FACE_SIZE / 112)
-    return warp(picture, matrix, FACE_SIZE)
+def _align(picture: np.ndarray, face: Face) -> np.ndarray:
+    return warp(picture, similarity_transform(face.keypoints, ARCFACE_TEMPLATE * FACE_SIZE / 112), FACE_SIZE)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..inputs import read_picture
 from ..models.identity.analyzer import Face, FaceAnalyzer, FaceEmbedder, digest
-from .columns import ColumnMetric, mean_of_defined, mean_over_parts
+from .columns import ColumnMetric, mean_of_defined, mean_over_parts, num_defined_in_parts
 from .face_conventions import find_faces, get_convention
 from .identity_scores import (
     VERIFICATION_THRESHOLDS,
@@ -46,11 +47,12 @@ class FaceSimilarity(ColumnMetric):
 
     `num_frames` evenly spaced frames of a clip are analysed (None: as the convention says). The largest face of a frame
     counts; with k references, the k largest, each given to one reference so that the sum of similarities is greatest.
-    Every reference of a clip counts for itself. Its embedding in the clip is the mean over frames. `convention`:
-    `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`: other frames, another `face_similarity`.
-    `embedder`: recognises in place of the analyzer, which then only finds faces. `threshold`: least similarity of a
-    match (None: what is known for the embedding space). `distractors`: a folder with pictures of other people, who join
-    the gallery. `prefix`: of every name, where several such metrics stand in one table. `compute` returns
+    Every reference of a clip counts for itself; pictures of one person are one reference. Its embedding in the clip is
+    the mean over frames. `convention`: `likeness`, or a published one, `consisid`, `opens2v_arc` or `opens2v_cur`:
+    other frames, another `face_similarity`. `embedder`: recognises in place of the analyzer, which then only finds
+    faces. `threshold`: least similarity of a match (None: what is known for the embedding space). `distractors`: a
+    folder with pictures of other people, who join the gallery. `prefix`: of every name, where several such metrics
+    stand in one table. `compute` returns
 
     - `face_similarity`: mean over references of the mean over frames in which their face was found; those without any
       are left out; `face_similarity_all_frames`: the same, where a frame without the face counts 0,
@@ -102,23 +104,26 @@ class FaceSimilarity(ColumnMetric):
             self._add_distractors(Path(distractors))
 
     def update(self, frames: np.ndarray, references: Sequence[np.ndarray], people: Sequence[str] | None = None) -> None:
-        """Add a clip: `frames` (f h w 3) and its `references`, one picture (h w 3) an identity, uint8 RGB.
+        """Add a clip: `frames` (f h w 3) and its `references`, pictures (h w 3), uint8 RGB.
 
-        `people`: names of the references' persons, where several pictures show one; without, each picture that looks
-        different is someone else.
+        `people`: names of the references' persons, where several pictures show one: they are one reference, with the
+        mean of their embeddings. Without, each picture that looks different is someone else.
         """
         if not len(frames) or not len(references):
             raise ValueError(f"a clip has {len(frames)} frames and {len(references)} references: it needs one of each")
-        gallery = torch.stack([self._reference_embedding(reference) for reference in references])
+        pictures = torch.stack([self._reference_embedding(reference) for reference in references])
+        shown: list[str | bytes] = [*map(digest, references)] if people is None else [*people]
+        places = [[place for place, one in enumerate(shown) if one == person] for person in dict.fromkeys(shown)]
+        gallery = torch.stack([embedding_of(pictures[own]) for own in places])
         indices = self.convention.indices(len(frames)).tolist()
         looks = {index: self._look(frames[index], gallery) for index in set(indices)}
         embeddings = torch.stack([looks[index].embeddings for index in indices], dim=1)  # k f d
         cosines = embeddings @ gallery.T
         most_similar = torch.where(cosines.isnan().any(dim=2), -1, cosines.nan_to_num().argmax(dim=2))
-        names = [row.numpy().tobytes() for row in gallery] if people is None else people
+        names = [row.numpy().tobytes() for row in gallery] if people is None else dict.fromkeys(shown)
         in_place = [looks[index].in_place for index in indices]
         self.append(
-            num_references=torch.tensor([len(references)]),
+            num_references=torch.tensor([len(gallery)]),
             num_frames=torch.tensor([len(indices)]),
             num_complete=torch.tensor([sum(count is not None for count in in_place)]),
             num_own=torch.tensor([sum(count or 0 for count in in_place)]),
@@ -141,7 +146,7 @@ class FaceSimilarity(ColumnMetric):
             "match_rate": mean_of_defined(values["match_rate"]),
             "drift_slope": mean_of_defined(values["drift_slope"]),
             "drift_thirds": mean_of_defined(values["drift_thirds"]),
-            "retrieval_top1": (values["rank"] == 1).double()[values["reference_found"] == 1].mean(),
+            "retrieval_top1": mean_of_defined(values["retrieval_top1"]),
             "retrieval_mean_rank": mean_of_defined(values["rank"]),
             "retrieval_chance": 1 / values["rank"].new_tensor(max(self._num_people(), 1)),
         } | self._assignment()
@@ -152,6 +157,16 @@ class FaceSimilarity(ColumnMetric):
         counts = self.column("num_references").tolist()
         values = self._per_reference()
         return {self.prefix + name: mean_over_parts(column, counts).float() for name, column in values.items()}
+
+    def clip_weights(self) -> dict[str, Tensor]:
+        """Return how much each clip counts in the mean of each value of `per_clip`: its references that have one.
+
+        The detection rate is one of frames, so there it is the clip's analysed frames, for each of its references.
+        """
+        counts = self.column("num_references").tolist()
+        weights = {name: num_defined_in_parts(column, counts) for name, column in self._per_reference().items()}
+        weights["detection_rate"] = self.column("num_references") * self.column("num_frames")
+        return {self.prefix + name: column for name, column in weights.items()}
 
     def per_frame(self) -> list[Tensor]:
         """Return the similarity (k f) of each analysed frame with each reference of each clip; NaN without a face."""
@@ -187,7 +202,7 @@ class FaceSimilarity(ColumnMetric):
             ),
             (
                 self._num_people() < 2,
-                "retrieval needs at least two different reference pictures: its values mean nothing here",
+                "retrieval_top1 and retrieval_mean_rank mean nothing here: they need at least two different references",
             ),
             (
                 assignment and assignment["assignment_accuracy"].isnan(),
@@ -217,22 +232,23 @@ class FaceSimilarity(ColumnMetric):
         similarity, counts = self._table("similarity", torch.nan)
         references = self.column("reference_embeddings")
         known = ~references.isnan().any(dim=1)
-        gallery, people = self._gallery()
+        num_found, num_analysed = self._table("has_face", 0)[0].sum(dim=1).double(), counts.double()
+        rank = rank_among_people(self.column("clip_embeddings"), references, self.column("people"), *self._gallery())
 
         def defined(values: Tensor) -> Tensor:
             return torch.where(known, values, torch.nan)
 
         return {
             "similarity": defined(self.convention.average(similarity)),
-            "similarity_all_frames": defined(similarity.double().nansum(dim=1) / counts),
-            "rank": rank_among_people(
-                self.column("clip_embeddings"), references, self.column("people"), gallery, people
-            ),
+            "similarity_all_frames": defined(self.convention.scores(similarity).nansum(dim=1) / counts),
+            "rank": rank,
+            "retrieval_top1": defined((rank == 1).double()),
             "match_rate": defined(matching_share(similarity, counts, self.threshold)),
             "drift_slope": drift_slope(similarity, counts),
             "drift_thirds": drift_of_thirds(similarity, counts),
-            "num_found": self._table("has_face", 0)[0].sum(dim=1).double(),
-            "num_analysed": counts.double(),
+            "detection_rate": num_found / num_analysed,
+            "num_found": num_found,
+            "num_analysed": num_analysed,
             "reference_found": known.double(),
         }
 
@@ -303,6 +319,12 @@ class FaceSimilarity(ColumnMetric):
         rows = torch.stack([self._reference_embedding(read_picture(path)) for path in files])
         self._distractors = rows[~rows.isnan().any(dim=1)]
         self._num_faceless_distractors = len(rows) - len(self._distractors)
+
+
+def embedding_of(pictures: Tensor) -> Tensor:
+    """Return the embedding (d) of who is seen in `pictures` (n d): their mean, of unit length; NaN: none has a face."""
+    known = pictures[~pictures.isnan().any(dim=1)].unique(dim=0)
+    return known[0] if len(known) == 1 else F.normalize(known.mean(dim=0), dim=0)
 
 
 @dataclass(frozen=True)

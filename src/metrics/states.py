@@ -20,7 +20,15 @@ def cat(values: Any) -> Tensor:
 
 def evenly_spaced(num_frames: int, count: int) -> np.ndarray:
     """Return `count` indices from the first to the last of `num_frames`, rounded down, or all if there are fewer."""
-    return np.linspace(0, num_frames - 1, min(count, num_frames)).astype(int)
+    return spread(num_frames, min(count, num_frames))
+
+
+def spread(num_frames: int, count: int) -> np.ndarray:
+    """Return `count` indices from the first to the last of `num_frames`, rounded down: of few frames, some repeatedly.
+
+    This is how ConsisID's and OpenS2V-Eval's released code choose frames.
+    """
+    return np.linspace(0, num_frames - 1, count).astype(int)
 
 
 class Shelves:

@@ -50,9 +50,9 @@ class SVDXtend(VideoDiffusion):
     `sigmas`: mean and deviation of the logarithm of the noise level: 0.7 and 1.6 at 320 x 576, 1.0 and 1.6 at
     576 x 1024 (paper). `sigma_sampler`: lognormal, or cosine (the authors' runs before 2024). `image_noise`: likewise,
     of the picture's noise. `conditioning_dropout`: q, or None for none; with that probability the embedding alone,
-    both, or the latents alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little noise.
-    `gradient_checkpointing`: diffusers' own, of residual blocks and spatial transformers; `checkpoint_temporal`: of the
-    temporal transformers too.
+    both, or the latents alone are zeroed. `loss_form`: v or x0, the same loss written twice; x0 loses digits at little
+    noise. `gradient_checkpointing`: diffusers' own, of residual blocks and spatial transformers; `checkpoint_temporal`:
+    of the temporal transformers too.
 
     `compat=original` repeats what the authors' code does otherwise: the picture's latents are a sample of the posterior
     instead of its mean, every clip is told the first one's noise on the picture, 7 for the frame rate (the network was

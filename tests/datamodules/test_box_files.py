@@ -121,7 +121,8 @@ def test_mot_counts_from_one_and_its_gaps_are_absences(tmp_path):
 
 
 def test_csv_in_pixels(tmp_path):
-    found = tracked("frame,id,x1_px,y1_px,x2_px,y2_px\n0,a,20,10,40,30\n", tmp_path)
+    mark = "\ufeff"  # as spreadsheets write it
+    found = tracked(f"{mark}frame,id,x1_px,y1_px,x2_px,y2_px\n0,a,20,10,40,30\n", tmp_path)
     np.testing.assert_allclose(found.boxes[0, 0], [0.1, 0.1, 0.2, 0.3])
 
 

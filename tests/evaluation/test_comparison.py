@@ -8,6 +8,7 @@ import torch
 from likeness.evaluation.comparison import compare
 from likeness.evaluation.pairs import distinct_parts, read_run
 from likeness.evaluation.store import Store
+from likeness.evaluation.table import show, show_change
 from likeness.metrics.distances import frechet_from_rows
 from likeness.metrics.frechet import FeatureDistance
 from likeness.metrics.increments import add_increment, increment
@@ -60,6 +61,7 @@ def test_equal_runs_do_not_differ(tmp_path):
         ({"features": {"m": "insightface", "f": "own"}}, "features differ"),
         ({"models": {"m": {"elsewhere": "456"}}}, "models differ"),
         ({"settings": {"m": {"num_frames": 32}}}, "settings differ"),
+        ({"settings": {"m": {"num_frames": 16, "weights": [0.5, 0.5, 0]}}}, "settings differ"),
     ],
 )
 def test_values_from_other_features_models_or_settings_are_not_compared(tmp_path, changes, what):
@@ -74,7 +76,27 @@ def test_distances_under_another_protocol_are_not_compared(tmp_path):
     assert any("fvd of" in note and "protocols differ" in note for note in compare(runs)["notes"])
 
 
-def measure_set(folder, clips: dict[str, torch.Tensor], real: dict[str, torch.Tensor]):
+def test_a_rate_over_frames_is_compared_as_it_is_pooled(tmp_path):
+    """A clip of 16 frames that loses half of its faces outweighs one of a single frame that gains one."""
+    runs = [write_run(tmp_path / "a", {"x": 1.0, "y": 0.0}), write_run(tmp_path / "b", {"x": 0.5, "y": 1.0})]
+    for run in runs:
+        run.result["clips"][0]["weights"] = {"score": 16.0}
+    (difference,) = compare(runs)["metrics"]["score"]["differences"]
+    assert difference["value"] == pytest.approx(9 / 17 - 16 / 17)
+
+
+def test_clips_of_one_name_are_pairs_by_their_number_and_those_of_one_stem_by_their_extension(tmp_path):
+    names = ["x.mp4", "x.mp4#2", "x.mp4#3", "take.v2", "take.v3", "a.mp4", "a.webm", "b.MP4"]
+    first = write_run(tmp_path / "a", dict.fromkeys(names, 0.0))
+    second = write_run(tmp_path / "b", {name.replace("b.MP4", "b.mkv"): n for n, name in enumerate(names)})
+    result = compare([first, second])["metrics"]["score"]
+    assert result["differences"][0]["num_clips"] == 8
+    changed = {entry["name"]: entry["change"] for entry in result["changed"][0]}
+    assert changed == {"x#2": 1, "x#3": 2, "take.v2": 3, "take.v3": 4, "a.mp4": 5, "a.webm": 6, "b": 7}
+    assert any("the first is a, are of several clips" in note for note in compare([first, second])["notes"])
+
+
+def measure_set(folder, clips: dict[str, torch.Tensor], real: dict[str, torch.Tensor], earlier=()):
     """Write what an evaluation of feature rows leaves."""
     metric = FeatureDistance(name="d", features="given", comparison="test", dim=3, ddof=1, num_resamples=3)
     store = Store(folder / "measured.jsonl")
@@ -82,6 +104,8 @@ def measure_set(folder, clips: dict[str, torch.Tensor], real: dict[str, torch.Te
         for name, row in rows.items():
             added = increment(metric, lambda probe, row=row, is_real=bool(prefix): probe.update(row[None], is_real))
             store.put(prefix + name, "m", "key", added, refused=None)
+            for other in earlier:
+                store.put(f"real:{other}", "m", "key", added, refused=None)
             add_increment(metric, added)
     store.close()
     values = {name: value.item() for name, value in metric.compute().items()}
@@ -90,6 +114,7 @@ def measure_set(folder, clips: dict[str, torch.Tensor], real: dict[str, torch.Te
         "intervals": {},
         "of_metric": dict.fromkeys(values, "m"),
         "distances": {"m": {"value": "d", "ddof": 1, "real": None}},
+        "real_clips": list(real),
         **{part: {} for part in ("features", "protocols", "models", "settings")},
         "clips": [{"name": name, "video": name, "references": [], "prompt": ""} for name in clips],
     }
@@ -116,6 +141,13 @@ def test_distances_to_real_clips_are_compared_over_common_clips_in_pairs(tmp_pat
     assert result["metrics"]["d_mmd"]["differences"][0]["differs"]
     assert any("d_extrapolated: it is extrapolated" in note for note in result["notes"])
     assert [v["value"] for v in result["metrics"]["d"]["values"]] == [run.result["metrics"]["d"] for run in runs]
+
+
+def test_real_clips_of_an_earlier_evaluation_do_not_stand_in_the_way(tmp_path):
+    real, clips = rows_of(10, 0), rows_of(10, 1, 1.0)
+    first = measure_set(tmp_path / "a", clips, real)
+    second = measure_set(tmp_path / "b", rows_of(10, 1, 1.5), real, earlier=("old.mp4", "older.mp4"))
+    assert compare([first, second])["metrics"]["d"]["differences"][0]["differs"]
 
 
 @pytest.mark.parametrize(
@@ -171,3 +203,19 @@ def test_what_cannot_be_compared_is_an_error(tmp_path):
 )
 def test_runs_are_named_by_what_tells_them_apart(paths, names):
     assert distinct_parts([Path(path) for path in paths]) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.1235"),
+        (-0.0000312, "-3.1e-05"),
+        (-1e-17, "0.0000"),
+        (0.0, "0.0000"),
+        (12345.6, "12345.6"),
+        (3, "3"),
+    ],
+)
+def test_small_numbers_are_shown_and_rounding_errors_are_not(value, text):
+    assert show(value) == text
+    assert show_change(value).removeprefix("+") == text

@@ -55,6 +55,8 @@ def test_every_value_has_an_interval_or_none_and_every_undefined_one_a_reason(cl
     interval = result["intervals"]["face_similarity"]
     assert interval["low"] <= result["metrics"]["face_similarity"] <= interval["high"]
     assert interval["num_clips"] == 3
+    assert [clip["weights"]["detection_rate"] for clip in result["clips"]] == [12, 12, 12]  # analysed frames
+    assert result["real_clips"] == [clip["name"] for clip in result["clips"]]
     assert result["metrics"]["fvd_own"] == pytest.approx(0, abs=1e-6)  # the same clips
     missing = {name for name, value in result["metrics"].items() if value is None}
     assert missing
@@ -102,6 +104,10 @@ def test_what_is_broken_faceless_or_lacks_a_face_is_said_and_the_rest_is_measure
     assert [entry["name"] for entry in result["failed"]] == ["p00012_c0.mp4"]
     assert result["metrics"]["face_similarity"] is None
     assert "face" in result["undefined"]["face_similarity"]
+    assert (
+        "retrieval" not in result["undefined"]["drift_slope"]
+        and "retrieval" in result["undefined"]["retrieval_mean_rank"]
+    )
     notes = " ".join(result["notes"])
     assert "1 references have no face in any analysed frame" in notes
     assert "1 reference pictures show no face" in notes

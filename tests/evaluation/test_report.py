@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from likeness.evaluation.clips import clip_of_files
-from likeness.evaluation.previews import preview
+from likeness.evaluation.clips import clip_of_files, find_clips
+from likeness.evaluation.previews import clip_of_entry, preview
 from likeness.evaluation.report import write_report
 
-from ..conftest import write_mp4, write_picture
+from ..conftest import clip_sample, write_mp4, write_picture, write_shards
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -102,3 +102,14 @@ def test_what_browsers_do_not_play_is_shown_as_what_they_do(tmp_path):
     assert video.startswith("data:video/mp4;base64,")
     assert len(video) < large.stat().st_size / 2
     assert preview(clip_of_files("gone", tmp_path / "gone.mp4", [], "")) is None
+
+
+def test_clips_of_shards_are_shown_again_from_their_entries(tmp_path):
+    write_shards(tmp_path / "shards", [clip_sample(key, seed=seed) for seed, key in enumerate("abcdef")])
+    for clip in find_clips(str(tmp_path / "shards"))[::5]:
+        entry = {"name": clip.name, "video": clip.video, "references": list(clip.references), "prompt": ""}
+        assert preview(clip_of_entry(entry)) == preview(clip)
+        assert preview(clip_of_entry(entry | {"references": []}))[1] == []
+    given = find_clips(str(tmp_path / "shards"), str(write_picture(tmp_path / "me.png")))[0]
+    assert preview(clip_of_entry(entry | {"references": list(given.references)}))[1] == preview(given)[1]
+    assert preview(clip_of_entry(entry | {"video": entry["video"] + "gone"})) is None

@@ -31,8 +31,26 @@ def test_pairs_find_a_small_difference_that_clips_alone_would_hide():
     rng = np.random.default_rng(1)
     first = rng.normal(0, 10, 50)
     second = first + 0.5 + rng.normal(0, 0.2, 50)
-    interval, differences = paired_difference(first, second)
+    interval, differences = paired_difference(np.stack([first, second], axis=1))
     assert 0 < interval.low < 0.5 < interval.high + 0.1
     assert len(differences) == 50
     alone = bootstrap_mean(first)
     assert alone.high - alone.low > 10 * (interval.high - interval.low)
+
+
+def test_the_interval_of_a_rate_over_frames_stays_among_rates():
+    interval = bootstrap_mean(np.array([1.0, 0.0]), np.array([16.0, 1.0]))
+    assert (interval.low, interval.value, interval.high) == (0, 16 / 17, 1)
+
+
+def test_pairs_of_clips_of_other_lengths_differ_as_their_weighted_means_do():
+    values, weights = np.array([[1.0, 0.5], [0.0, 1.0]]), np.array([[16.0, 16.0], [1.0, 1.0]])
+    interval, _ = paired_difference(values, weights)
+    assert interval.value == pytest.approx(9 / 17 - 16 / 17)
+    assert (interval.low, interval.high) == (-0.5, 1)
+
+
+def test_a_value_that_all_clips_have_does_not_differ_whatever_their_lengths_are():
+    weights = np.random.default_rng(0).uniform(1, 9, (20, 2))
+    interval, _ = paired_difference(np.full((20, 2), 0.3), weights)
+    assert (interval.value, interval.low, interval.high) == (0, 0, 0)

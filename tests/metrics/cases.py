@@ -148,10 +148,15 @@ CASES: dict[type[Metric], Case] = {
 
 def measured(case: Case, weights_dir: str, places: Sequence[int]) -> dict[str, float]:
     """Return the values of the metric of a case after the clips at `places`, the last half of all as real ones."""
+    return {name: value.item() for name, value in measured_metric(case, weights_dir, places).compute().items()}
+
+
+def measured_metric(case: Case, weights_dir: str, places: Sequence[int]) -> Any:
+    """Return the metric of a case after the clips at `places`, the last half of all as real ones."""
     metric, clips = case.make(weights_dir), case.clips()
     takes_real = "real" in arguments(metric)
     for place in places:
         first, given = clips[place]
         is_real = {"real": True} if takes_real and place >= len(clips) // 2 else {}
         update(metric, first, **given, **is_real)
-    return {name: value.item() for name, value in metric.compute().items()}
+    return metric

@@ -126,6 +126,15 @@ def test_rows_of_a_clip_stay_together():
     assert turned.counts.tolist() == [2, 3, 1]
 
 
+def test_the_order_of_clips_leaves_no_trace_though_they_begin_with_the_same_picture():
+    rows = torch.randn(12, 3, 4, generator=torch.Generator().manual_seed(0))
+    rows[:, 0] = rows[0, 0]
+    given, reversed_ = (
+        Rows(part.flatten(0, 1), torch.full((12,), 3)).sorted().rows for part in (rows, rows.flip(dims=(0,)))
+    )
+    assert torch.equal(given, reversed_)
+
+
 def test_inception_score_is_the_number_of_classes_for_sure_and_varied_pictures_and_one_for_unsure_ones():
     sure = torch.eye(4, dtype=torch.float64).repeat(100, 1)
     assert inception_score(sure, num_splits=1)[0] == pytest.approx(4)

@@ -10,10 +10,11 @@ import torch
 from torchmetrics import Metric
 
 import likeness.metrics
+from likeness.evaluation.result import COLUMN_OF
 from likeness.metrics.clip_score import AestheticLayers
 from likeness.metrics.model_files import MODEL_FILES
 
-from .cases import CASES, measured
+from .cases import CASES, measured, measured_metric
 from .tiny_models import write_clip, write_dino
 from .two_processes import in_two_processes
 
@@ -83,3 +84,18 @@ def test_two_processes_get_what_one_gets_however_they_share_the_clips(metric, we
         for way in shares(len(case.clips())):
             found = shared[rank][metric, way]
             assert found == pytest.approx(whole, rel=1e-6, abs=1e-6, nan_ok=True), f"{way}, process {rank}"
+
+
+@pytest.mark.parametrize("metric", CASES, ids=lambda metric: metric.__name__)
+def test_values_are_the_means_over_clips_that_their_intervals_are_of(metric, weights_dir):
+    case = CASES[metric]
+    measured = measured_metric(case, weights_dir, range(len(case.clips())))
+    columns, values = measured.per_clip(), measured.compute()
+    weights = measured.clip_weights() if hasattr(measured, "clip_weights") else {}
+    for name, value in values.items():
+        column = columns.get(name, columns.get(COLUMN_OF.get(name)))
+        if column is not None:
+            known = ~column.isnan()
+            weight = weights.get(name, weights.get(COLUMN_OF.get(name), torch.ones(len(column))))
+            expected = (column[known].double() * weight[known]).sum() / weight[known].sum()
+            assert value.item() == pytest.approx(expected.item(), abs=1e-6, nan_ok=True), name

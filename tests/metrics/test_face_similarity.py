@@ -139,6 +139,17 @@ def test_two_people_in_their_places():
     assert result["retrieval_top1"] == 1
 
 
+@pytest.mark.parametrize("people", [("p", "p"), None])
+def test_two_pictures_of_one_person_are_one_reference(people):
+    metric = FaceSimilarity(analyzer=SideBySide())
+    metric.update(pair((1, 0), (1, 0)), [alone(1), alone(3 if people else 1)], people)
+    metric.update(pair((5, 0)), [alone(5)], people and ["q"])
+    result = values(metric)
+    assert result["detection_rate"] == result["retrieval_top1"] == 1
+    cosine = 2 / 5**0.5 if people else 1  # with the mean of (1, 0) and (0.6, 0.8)
+    assert result["face_similarity"] == pytest.approx((1 + cosine) / 2)
+
+
 def test_swapped_people_keep_the_similarity_and_lose_the_assignment():
     metric = FaceSimilarity(analyzer=SideBySide())
     metric.update(pair((2, 1)), [alone(1), alone(2)])
@@ -221,6 +232,12 @@ def test_published_averages_differ_in_frames_with_similarity_zero(convention, ex
     metric = measured(([1, 3, 4, 0], 1), convention=convention, num_frames=4)
     assert values(metric)["face_similarity"] == pytest.approx(expected)
     assert values(metric)["detection_rate"] == 3 / 4
+
+
+@pytest.mark.parametrize(("convention", "expected"), [("consisid", 0), ("opens2v_cur", 0), ("likeness", -1)])
+def test_similarity_over_all_frames_takes_negative_ones_as_the_other_does(convention, expected):
+    result = values(measured(([4, 4], 1), convention=convention))
+    assert result["face_similarity_all_frames"] == expected
 
 
 @pytest.mark.parametrize(("convention", "num_frames"), [("consisid", 16), ("opens2v_arc", 32), ("opens2v_cur", 32)])

@@ -128,10 +128,10 @@ def test_what_a_metric_refuses_is_said_under_the_name_that_it_has_in_the_setting
 
 
 @pytest.mark.parametrize(
-    "removed", ["face_similarity", "clip_score", "subject_consistency", "box_iou", "fvd", "motion", "facesim_arc"]
+    "removed", ["face_similarity", "clip_score", "subject_consistency", "box_iou", "fvd", "motion", "opens2v_arc"]
 )
 def test_a_metric_can_be_left_out_without_the_others(removed):
-    group = "opens2v" if removed == "facesim_arc" else "all"
+    group = "opens2v" if removed == "opens2v_arc" else "all"
     config = compose_config("evaluate", [f"metrics={group}", f"~metrics.{removed}", "videos=x"])
     metrics = OmegaConf.to_container(config.metrics, resolve=True)
     assert metrics and removed not in metrics

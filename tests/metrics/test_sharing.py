@@ -1,5 +1,6 @@
 from omegaconf import OmegaConf
 
+from likeness.config import CONF_DIR
 from likeness.metrics.sharing import SharedAnalyzers
 
 ANALYZER = {"_target_": "likeness.toy.analyzer.ToyFaceAnalyzer", "threshold": 0.5}
@@ -26,6 +27,12 @@ def test_metrics_with_the_same_analyzer_share_it():
     assert metrics["other"].analyzer is not metrics["one"].analyzer
     assert metrics["other"].analyzer.threshold == 0.6
     assert metrics["one"].convention.num_frames == metrics["two"].num_frames == 5
+
+
+def test_groups_of_metrics_share_no_name_so_that_two_of_them_are_both_measured():
+    groups = [OmegaConf.load(path) for path in sorted((CONF_DIR / "metrics").glob("*.yaml"))]
+    names = [name for group in groups for name in group if name != "defaults"]
+    assert len(set(names)) == len(names)
 
 
 def test_published_evaluations_compose_and_say_what_they_need(tmp_path, capfd):

@@ -265,6 +265,9 @@ def test_lora_run_resumes_to_the_weights_of_one_run_and_samples_a_folder_of_pict
     ends = [read_checkpoint(run / "checkpoints" / "step_0000004.ckpt")["state_dict"] for run in (whole, half)]
     assert ends[0] and all("lora_" in name for name in ends[0])
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    listed = json.loads((half / "parameters.json").read_text())
+    assert {f"denoiser.{name}" for name in listed["trained"]} == ends[0].keys()
+    assert listed["frozen"] and not any("lora_" in name for name in listed["frozen"])
     for number in range(2):
         write_picture(tmp_path / "pictures" / f"{number}.png", seed=number)
     outcome = call(
