@@ -54,13 +54,17 @@ def prepare(config: DictConfig) -> None:
         log.info(line)
     report = output / "report.html"
     if prepared.is_new or not report.exists():
-        write_report(report, output, prepared, title=f"{output.name}: prepared clips", reader=config.reader)
+        try:
+            write_report(report, output, prepared, title=f"{output.name}: prepared clips", reader=config.reader)
+        except Exception:  # the shards are written and good
+            log.warning("the page %s could not be written", report, exc_info=True)
     else:
         log.info("nothing to do: neither the source nor the settings have changed")
     if not prepared.num_kept:
         raise ValueError(f"none of the {len(clips)} clips could be used: {output}/dropped.jsonl says why")
     log.info("shards and index.json in %s: train with datamodule=shards datamodule.train=%s", output, output)
-    log.info("what they hold: %s", report)
+    if report.exists():
+        log.info("what they hold: %s", report)
 
 
 def check_set(config: DictConfig) -> None:

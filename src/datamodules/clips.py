@@ -15,17 +15,17 @@ from torch import Tensor
 
 from ..recipes import describe
 from .buckets import Bucket, Buckets
-from .cache import MODES, NO_CACHE, VIDEO_HASH, CachePlan, ClipView, plan_cache
+from .cache import MODES, NO_CACHE, CachePlan, ClipView, plan_cache
 from .conditions import Clip, Condition, given_conditions
 from .frames import ChosenFrames, FrameSelection
 from .images import CoverAndCrop, Geometry, Transform
 from .mixture import Mixture, Source
 from .plan import Part, StreamPlan
 from .remote import Fetcher
-from .samples import PICTURE_EXTENSIONS, BadSample, Sample, Skip
+from .samples import BadSample, Sample, Skip
 from .shards import SampleColumns, ShardSource
 from .stream import BatchMaker, ShardLoader
-from .video import get_reader
+from .video import described, get_reader
 
 log = logging.getLogger(__name__)
 
@@ -136,17 +136,18 @@ class ClipDataModule(LightningDataModule):
     ) -> dict[str, Any]:
         """Bring `sample` into the shape of its bucket, or read what is cached. Raises BadSample where it is no use."""
         shape = shapes[bucket]
-        clip = self.clip(sample, shape, rng)
+        described = self.described(sample)
+        clip = self.clip(described, shape, rng)
         labels = {name: torch.tensor(value) for name, value in clip.chosen.labels.items()}
         fixed = {"key": sample.key, "caption": sample.info["caption"], **labels}
         fixed |= plan.load(sample, ClipView.of(clip.chosen, shape))
         if "pixel_values" not in plan.unread:
             fixed["pixel_values"] = clip.frames
-        return {"fixed": fixed, "conditions": self.load_conditions(sample, clip)}
+        return {"fixed": fixed, "conditions": self.load_conditions(described, clip)}
 
     def clip(self, sample: Sample, shape: Bucket, rng: np.random.Generator) -> Clip:
         """Return the clip of `sample`, not decoded yet. Raises BadSample where there are no frames for it."""
-        chosen = self.frames(self.described(sample), shape.num_frames, rng)
+        chosen = self.frames(self.described(sample).info, shape.num_frames, rng)
         return Clip(chosen, partial(self._frames, sample, chosen, shape, rng), shape if self.buckets else None)
 
     def load_conditions(self, sample: Sample, clip: Clip) -> dict[str, Any]:
@@ -193,23 +194,16 @@ class ClipDataModule(LightningDataModule):
         if self.buckets is None:
             return Bucket(self.num_frames, self.height, self.width)
         columns = SampleColumns()
-        columns.append(sample.key, 0, 1, json.dumps(sample.info).encode())
+        columns.append(sample.key, 0, 1, json.dumps(sample.info).encode(), sample.members)
         table = {name: np.array(values) for name, values in columns.columns.items() if name != "key"}
         num_frames, height, width = map(int, self.buckets.shapes(table, self.frames)[0])
         if num_frames == 0:
             raise BadSample("too short", "it fills no length of datamodule.buckets")
         return Bucket(num_frames, height, width)
 
-    def described(self, sample: Sample) -> dict[str, Any]:
-        """Return the sample's json with what its video says where the json says nothing."""
-        info = sample.info
-        if VIDEO_HASH in info and info.get("num_frames") and info.get("fps"):
-            return info  # the video may have been left out
-        if sample.video_suffix in PICTURE_EXTENSIONS:
-            return {**info, "num_frames": 1, "fps": info.get("fps") or 1.0}
-        if info.get("num_frames") and info.get("fps"):
-            return info
-        return {**info, **vars(self.reader.probe(sample.video))}
+    def described(self, sample: Sample) -> Sample:
+        """Return the sample with the length and rate of its video, where its json does not say them."""
+        return described(sample, self.reader, "num_frames", "fps")
 
     def _frames(
         self, sample: Sample, chosen: ChosenFrames, shape: Bucket, rng: np.random.Generator

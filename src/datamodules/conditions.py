@@ -222,10 +222,14 @@ class FirstFrame(Condition):
             raise BadSample("no frame rate", "its json has no fps")
         stride = indices[1] - indices[0] if len(indices) > 1 else 1
         motion = sample.info.get("motion_bucket_id", self.motion_bucket_id)
+        try:  # a column of a table is text
+            motion = float(motion)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadSample("broken json member", "motion_bucket_id is no number") from error
         return {
             "image_pixel_values": clip.frames[:, :1],
             "fps": torch.tensor(float(rate) / max(stride, 1)),
-            "motion_bucket_id": torch.tensor(float(motion)),
+            "motion_bucket_id": torch.tensor(motion),
         }
 
     def finish(self, loaded: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:

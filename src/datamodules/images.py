@@ -118,6 +118,8 @@ class Geometry:
         if self.resized == self.source:
             window = torch.from_numpy(np.array(frames[:, top:bottom, left:right])).permute(3, 0, 1, 2)
         elif mode == "pil":
+            if rows * columns > MAX_PIXELS:
+                raise BadSample("too large", f"{self.source} would become {self.resized} before it is cut")
             window = torch.stack([one[:, top:bottom, left:right] for one in pil_resized(frames, self.resized)], dim=1)
         else:
             window = resized_window(frames, self.resized, range(top, bottom), range(left, right), mode, antialias)

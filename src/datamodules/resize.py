@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .samples import BadSample
+
+MAX_WEIGHTS = 2**28  # of one axis: a second to compute; sides of 8192 pixels need a quarter
+MAX_CHUNK = 2**24  # of them at once
 ROWS = 16  # of the matrix in a block: more means more zeros to multiply, fewer means more calls
 
 
@@ -52,9 +56,7 @@ def pil_resized(frames: np.ndarray, size: tuple[int, int]) -> Iterator[Tensor]:
 @lru_cache(maxsize=128)
 def _blocks(old: int, new: int, kept: range, mode: str, antialias: bool) -> list[tuple[slice, slice, Tensor]]:
     """Return (where in the output, where in the input, weights) of the blocks that resize one axis."""
-    # A picture of one white pixel a row, resized across, holds torch's own weights.
-    matrix = F.interpolate(torch.eye(old)[None, None], (old, new), mode=mode, antialias=antialias)[0, 0].T
-    matrix = matrix[kept.start : kept.stop]
+    matrix = _weights(old, new, kept, mode, antialias)
     blocks = []
     for first in range(0, len(kept), ROWS):
         weights = matrix[first : first + ROWS]
@@ -62,3 +64,15 @@ def _blocks(old: int, new: int, kept: range, mode: str, antialias: bool) -> list
         start, stop = int(used.min()), int(used.max()) + 1
         blocks.append((slice(first, first + len(weights)), slice(start, stop), weights[:, start:stop].contiguous()))
     return blocks
+
+
+def _weights(old: int, new: int, kept: range, mode: str, antialias: bool) -> Tensor:
+    """Return (kept, old): how much of each old pixel there is in each of the new ones that are kept."""
+    if old * new > MAX_WEIGHTS:
+        raise BadSample("too large", f"a side of {old} pixels would become {new} before it is cut to {len(kept)}")
+    # A picture of one white pixel a row, resized across, holds torch's own weights.
+    parts = [
+        F.interpolate(F.one_hot(rows, old)[None, None].float(), (len(rows), new), mode=mode, antialias=antialias)
+        for rows in torch.arange(old).split(max(1, MAX_CHUNK // max(old, new)))
+    ]
+    return torch.cat([part[0, 0, :, kept.start : kept.stop] for part in parts]).T

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ import numpy as np
 from .limits import MAX_SAMPLE_BYTES
 from .remote import Fetcher, Unreachable, is_remote, read_small, served_version
 from .samples import BadSample, Sample
-from .shards import SampleColumns, Shard, list_shards, samples_path, scan_tar, split_name
+from .shards import SampleColumns, Shard, list_shards, samples_path, scan_tar
+from .tars import members_of, split_name, unsafe
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class ShardSet:
             if problem is not None:
                 log.warning("%s", problem)
         for missing in range(len(columns), shard.num_samples):
-            columns.append(f"{missing} of {shard.url}", 0, 0, None)
+            columns.append(f"{missing} of {shard.url}", 0, 0)
         return columns
 
     def _listed(self, shard: Shard) -> SampleColumns | None:
@@ -159,20 +159,17 @@ def _members(data: bytes, key: str) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise BadSample("unsafe member", f"{member.name!r} points out of the shard")
-                if member.isdir():
+            for member in members_of(tar):
+                danger, found = unsafe(member), split_name(member.name)
+                if danger is not None:
+                    raise BadSample("unsafe member", danger)
+                if member.isdir() or found is None:
                     continue
-                if not member.isreg():
-                    raise BadSample("unsafe member", f"{member.name!r} is a link or a device, not a file")
                 if member.offset_data + member.size > len(data):
                     raise BadSample("damaged shard", f"{member.name!r} declares {member.size} bytes, too many")
-                found, suffix = split_name(member.name)
-                if found != key or not suffix:
+                if found[0] != key:
                     raise BadSample("damaged shard", f"{member.name!r} lies where members of {key} should")
-                members[suffix] = data[member.offset_data : member.offset_data + member.size]
+                members[found[1]] = data[member.offset_data : member.offset_data + member.size]
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         if isinstance(error, BadSample):
             raise

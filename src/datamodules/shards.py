@@ -3,16 +3,20 @@
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from .remote import Version, is_remote, join, read_small
-from .samples import has_picture
+from .samples import PICTURE_EXTENSIONS, clip_suffix, has_picture
+from .tars import members_of, split_name
+
+log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 UNFINISHED = ".unfinished"  # where prepare.py writes before it moves everything in place
@@ -99,7 +103,7 @@ class ShardFile:
         """Append the sample `key`, whose `members` are raw bytes by suffix."""
         start = self.num_bytes
         self._writer.write({"__key__": key, **members})
-        self.samples.append(key, start, self.num_bytes, members.get("json"))
+        self.samples.append(key, start, self.num_bytes, members.get("json"), members)
 
     @property
     def num_bytes(self) -> int:
@@ -174,14 +178,21 @@ class SampleColumns:
     def __len__(self) -> int:
         return len(self.columns["key"])
 
-    def append(self, key: str, start: int, end: int, description: bytes | None) -> None:
-        """Add a sample. `description`: its `json` member; what is wrong with that shows when the sample is read."""
+    def append(
+        self, key: str, start: int, end: int, description: bytes | None = None, suffixes: Collection[str] = ()
+    ) -> None:
+        """Add a sample. `description`: its `json` member; what is wrong with that shows when the sample is read.
+
+        `suffixes`: of its members, of which a picture in the place of the video has one frame.
+        """
         try:
             info = json.loads(description or b"{}")
             info = info if isinstance(info, dict) else {}
         except (ValueError, RecursionError):
             info = {}
         numbers = {name: _number(info.get(name)) for name in ("num_frames", "fps", "height", "width")}
+        if clip_suffix(suffixes) in PICTURE_EXTENSIONS:
+            numbers["num_frames"] = 1
         values = {"key": key, "start": start, "end": end, **numbers, "references": _num_references(info)}
         for name, value in values.items():
             self.columns[name].append(value)
@@ -203,8 +214,9 @@ class SampleColumns:
             ends = [*columns["end"], stored["num_bytes"]]
             spans = zip(columns["start"], columns["end"], strict=True)
             in_file = all(0 <= start < end <= ends[-1] for start, end in spans)
-            return cls(columns) if in_file and all(isinstance(key, str) for key in columns["key"]) else None
-        except (ValueError, KeyError, TypeError):
+            is_typed = all(_is_column(name, column) for name, column in columns.items())
+            return cls(columns) if in_file and is_typed else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
 
@@ -216,35 +228,31 @@ def scan_tar(path: str | Path) -> tuple[SampleColumns, str | None]:
     samples, problem = SampleColumns(), None
     size = os.path.getsize(path)
     key, start, end, description = None, 0, 0, None
+    suffixes: list[str] = []
 
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isdir():
+            for member in members_of(tar):
+                found = split_name(member.name)
+                if member.isdir() or found is None:
                     continue
-                member_key = split_name(member.name)[0]
+                member_key, suffix = found
                 if member_key != key:
                     if key is not None:
-                        samples.append(key, start, end, description)
-                    key, start, description = member_key, member.offset, None
+                        samples.append(key, start, end, description, suffixes)
+                    key, start, description, suffixes = member_key, member.offset, None, []
+                suffixes.append(suffix)
                 end = member.offset_data + -(-member.size // 512) * 512
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} is longer than what is left of the file")
-                if member.isreg() and split_name(member.name)[1] == "json" and member.size < 2**26:
+                if member.isreg() and suffix == "json" and member.size < 2**26:
                     stream = tar.extractfile(member)
                     description = stream.read() if stream is not None else None
             if key is not None:
-                samples.append(key, start, end, description)
+                samples.append(key, start, end, description, suffixes)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         problem = f"{path} cannot be read to its end: {error}"
     return samples, problem
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return key and suffix of a member's name, as webdataset splits them: at the first dot of the file name."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
 
 
 def samples_path(tar: str | Path) -> Path:
@@ -280,6 +288,16 @@ def _number(value: Any) -> float | int:
     return value if is_number and 0 < value < 1e9 else 0
 
 
+def _is_column(name: str, column: Any) -> bool:
+    """True for a list of keys, or of numbers as `ShardSet.table` holds them."""
+    kinds = {str} if name == "key" else {int, float} if name == "fps" else {int}
+    return (
+        isinstance(column, list)
+        and set(map(type, column)) <= kinds
+        and (name == "key" or all(0 <= value < 2**53 for value in column))
+    )
+
+
 def _num_references(info: Mapping[str, Any]) -> int:
     identities = info.get("identities")
     return sum(map(has_picture, identities)) if isinstance(identities, list) else 0
@@ -298,7 +316,7 @@ def _parse_index(data: bytes, url: str) -> list[Shard]:
         entries = json.loads(data)["shards"]
         names, counts = [entry["name"] for entry in entries], [int(entry["num_samples"]) for entry in entries]
         known = [(entry.get("num_bytes"), entry.get("sha256")) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{url} is not an index of shards ({error!r}): write it again with prepare.py") from error
     for name in names:
         if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
@@ -323,8 +341,13 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _count_shards(urls: list[str], source: str | Path) -> list[Shard]:
-    shards = [Shard(url, len(scan_tar(url)[0]), os.path.getsize(url)) for url in urls]
-    shards = [shard for shard in shards if shard.num_samples]
+    shards = []
+    for url in urls:
+        samples, problem = scan_tar(url)
+        if len(samples):
+            shards.append(Shard(url, len(samples), os.path.getsize(url)))
+        elif problem is not None:
+            log.warning("%s: no sample of it can be used", problem)
     if not shards:
         raise ValueError(
             f"no shards at {source}: expected a folder with {INDEX} or *.tar files (prepare.py writes one), or tar "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class BatchMaker(Dataset):
             return self.load(self.samples[number], int(self.plan.bucket_of[number]), rng)
         except BadSample as error:
             return error
+        except ValueError as error:
+            if is_raised_here(error):  # what is set wrongly is wrong for every sample
+                raise
+            return _undecodable(error)
+        except (TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError) as error:
+            return _undecodable(error)
 
     def _replace(self, ticket: Ticket, made: list[dict[str, Any]], skips: list[Skip]) -> None:
         rng, bucket = self.plan.rng(ticket.epoch, ticket.batch, 2), self.plan.bucket_of[ticket.numbers[0]]
@@ -247,6 +254,11 @@ class ShardLoader:
             pin_memory=self.pin_memory,
             prefetch_factor=2 if self.num_workers else None,
         )
+
+
+def _undecodable(error: Exception) -> BadSample:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return BadSample("not decodable", f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
 
 
 def _shape(sample: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -24,14 +24,14 @@ Other colours: each library interpolates 4:2:0 chroma in its own way where FFmpe
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .containers import check_whole
 from .images import decode_image, is_picture
 from .limits import MAX_BYTES
-from .samples import BadSample
+from .samples import PICTURE_EXTENSIONS, BadSample, Sample, clip_suffix
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,19 @@ class VideoReader(ABC):
             raise past_end(indices, 1)
         check_bytes(len(indices), *pixels.shape[:2])
         return np.repeat(pixels[None], len(indices), axis=0)
+
+
+def described(sample: Sample, reader: VideoReader, *needed: str) -> Sample:
+    """Return the sample with what its video says, where its json says nothing of `needed` (names of VideoInfo).
+
+    A picture in the place of the video has one frame. Raises BadSample where the video cannot be read.
+    """
+    info = sample.info
+    if clip_suffix(sample.members) in PICTURE_EXTENSIONS:
+        info = {**info, "num_frames": 1, "fps": info.get("fps") or 1.0}
+    if not all(info.get(name) for name in needed):
+        info = {**info, **vars(reader.probe(sample.video))}
+    return sample if info is sample.info else replace(sample, info=info)
 
 
 def past_end(indices: Sequence[int], num_frames: int) -> BadSample:

@@ -6,20 +6,20 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ..datamodules.shards import INDEX, write_atomically
+from ..datamodules.shards import INDEX, SHARD_NAME, write_atomically
+from ..datamodules.tars import members_of, split_name, unsafe
 from ..datamodules.video import VideoReader, get_reader
 from .check_sample import check_sample
 from .progress import Display
-from .sources.shards import MEMBER, StoredSample
+from .sources.shards import StoredSample
 from .workers import map_in_workers
 
 BUNCH = 8  # samples that a worker gets at once
@@ -120,10 +120,17 @@ def _listed(source: Path) -> tuple[list[tuple[Path, dict[str, Any] | None]], lis
         return [(path, None) for path in tars], []
     try:
         entries = [{**entry, "name": str(entry["name"])} for entry in json.loads(index.read_text())["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return [(path, None) for path in tars], [Problem(INDEX, None, "broken index", f"not readable: {error!r}")]
     names = Counter(entry["name"] for entry in entries)
+    unsafe_names = {name for name in names if not SHARD_NAME.fullmatch(name)}
     problems = [
+        Problem(
+            INDEX, None, "unsafe name", f"it names a shard {name!r}: only plain names of files beside it are allowed"
+        )
+        for name in sorted(unsafe_names)
+    ]
+    problems += [
         Problem(path.name, None, "not in the index", f"{INDEX} does not list it")
         for path in tars
         if path.name not in names
@@ -133,7 +140,7 @@ def _listed(source: Path) -> tuple[list[tuple[Path, dict[str, Any] | None]], lis
         for name, count in names.items()
         if count > 1
     ]
-    listed: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in entries}
+    listed: dict[str, dict[str, Any]] = {e["name"]: e for e in entries if e["name"] not in unsafe_names}
     unlisted = [(path, None) for path in tars if path.name not in names]
     return [*((folder / name, entry) for name, entry in listed.items()), *unlisted], problems
 
@@ -149,18 +156,18 @@ def _scan(path: Path, entry: dict[str, Any] | None, seen: dict[str, str]) -> tup
         problems.append(Problem(path.name, None, "wrong size", f"{size} bytes, {INDEX} says {entry['num_bytes']}"))
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                problem = _member_problem(member)
-                found = MEMBER.fullmatch(member.name)
+            for member in members_of(tar):
+                danger, found = unsafe(member), split_name(member.name)
+                problem = None if danger is None else ("unsafe member", danger)
                 if problem is None and found is not None and member.offset_data + member.size > size:
                     problem = ("truncated shard", f"{member.name} goes beyond its end")
                 if problem is None and found is not None:
-                    problem = _key_problem(found[1], found[2], spans, last, path.name, seen)
+                    problem = _key_problem(*found, spans, last, path.name, seen)
                 if problem is not None:
-                    problems.append(Problem(path.name, found[1] if found else None, *problem))
+                    problems.append(Problem(path.name, found[0] if found else None, *problem))
                 elif found is not None:
-                    last = found[1]
-                    spans.setdefault(last, {})[found[2].lower()] = (member.offset_data, member.size)
+                    last, suffix = found
+                    spans.setdefault(last, {})[suffix] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError) as error:
         problems.append(Problem(path.name, last, "damaged shard", f"not readable after {len(spans)} samples: {error}"))
     if entry is not None and entry.get("num_samples") not in (None, len(spans)):
@@ -168,15 +175,6 @@ def _scan(path: Path, entry: dict[str, Any] | None, seen: dict[str, str]) -> tup
             Problem(path.name, None, "wrong count", f"{len(spans)} samples, {INDEX} says {entry['num_samples']}")
         )
     return [StoredSample(key, str(path), members) for key, members in spans.items()], problems
-
-
-def _member_problem(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:|\\", member.name):
-        return "unsafe name", f"member {member.name!r} points out of the tar"
-    if not (member.isfile() or member.isdir()):
-        return "not a file", f"member {member.name!r} is a link or a device"
-    return None
 
 
 def _key_problem(
@@ -187,7 +185,7 @@ def _key_problem(
     seen[key] = name
     if key in spans and key != last:
         return "scattered sample", f"{key}.{suffix} does not lie beside the other members: loaders see two samples"
-    if suffix.lower() in spans.get(key, {}):
+    if suffix in spans.get(key, {}):
         return "duplicate member", f"{key}.{suffix} is there twice"
     return None
 
@@ -207,8 +205,12 @@ def _check_hash(path: Path, expected: str) -> Found:
 
 
 def _check_stored(stored: StoredSample, reader: VideoReader, full: bool) -> Found:
-    problems, recipe = check_sample(stored, reader, full=full)
     name = os.path.basename(stored.shard)
+    try:
+        problems, recipe = check_sample(stored, reader, full=full)
+    except Exception as error:  # whatever it is, the others are to be looked at
+        detail = f"looking at it fails: {type(error).__name__}: {error}"
+        return stored, None, [Problem(name, stored.key, "cannot be checked", detail)]
     return stored, recipe, [Problem(name, stored.key, kind, detail) for kind, detail in problems]
 
 

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import io
 import json
-import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from ..datamodules.cache import MEMBER as CACHE
+from ..datamodules.cache import VIDEO_HASH
 from ..datamodules.images import decode_image
-from ..datamodules.samples import BadSample, Sample
-from ..datamodules.video import VideoReader
+from ..datamodules.masks import MASKS, mask_frames, mask_kinds
+from ..datamodules.samples import PICTURE_EXTENSIONS, BadSample, Sample, clip_suffix
+from ..datamodules.video import VideoReader, described
 from .sources.shards import StoredSample
 
 Found = tuple[str, str]  # kind and detail
-NUMBERS: dict[str, tuple[type, ...]] = {
-    "num_frames": (int,),
-    "height": (int,),
-    "width": (int,),
-    "fps": (int, float),
-}
+NUMBERS = ("num_frames", "height", "width", "fps")
 POINTS = {"boxes": 5, "head_boxes": 5, "keypoints": 10}  # numbers after the frame, without or with a score
-MASKS = ("face", "head", "person")
-CACHE = "latents.safetensors"
+KINDS = ("face", "head", "person")  # of masks
+PICTURE = re.compile(rf"face\.(?!.*\.mask\.png$).*\.({'|'.join(PICTURE_EXTENSIONS)})")
 
 
 def check_sample(stored: StoredSample, reader: VideoReader, *, full: bool) -> tuple[list[Found], str | None]:
     """Return what is wrong with a sample, and how its cached tensors were made (None without any)."""
     try:
-        sample = stored.load()
+        sample = described(stored.load(), reader, *NUMBERS)
     except BadSample as problem:
         return [(problem.reason, problem.detail)], None
     problems = [*_info(sample.info), *_video(sample, reader, full), *_identities(sample), *_masks(sample, reader)]
@@ -41,39 +37,33 @@ def check_sample(stored: StoredSample, reader: VideoReader, *, full: bool) -> tu
 def _info(info: Mapping[str, Any]) -> Iterator[Found]:
     if not info["caption"].strip():
         yield "no caption", "the caption is empty"
-    value: Any
-    for name, kind in NUMBERS.items():
-        value = info.get(name)
-        is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
-            yield "wrong json", f"{name} is {value!r}: a number above 0 is needed"
-    if not isinstance(info.get("identities", []), list):
-        yield "wrong json", "identities is not a list"
+    for name in NUMBERS:
+        if name != "fps" and not isinstance(info[name], int):
+            yield "wrong json", f"{name} is {info[name]!r}: a whole number is needed"
 
 
 def _video(sample: Sample, reader: VideoReader, full: bool) -> Iterator[Found]:
     info = sample.info
+    if clip_suffix(sample.members) is None and VIDEO_HASH in info and CACHE in sample.members:
+        return  # stages.cache.keep_video=false left it out
     try:
         data = sample.video
         height, width = reader.read(data, [0])[0].shape[:2]
         told = _header(data) if not full else None
         # A header may be wrong as well: what it says is verified before it counts.
-        must_probe = full or told != (info.get("num_frames"), _rounded(info.get("fps")))
+        must_probe = full or told != (info["num_frames"], round(float(info["fps"]), 2))
         probed = reader.probe(data) if must_probe else None
     except BadSample as problem:
         yield problem.reason, problem.detail
         return
-    if (height, width) != (info.get("height"), info.get("width")):
-        yield (
-            "wrong size in json",
-            f"the video is {width} x {height}, json says {info.get('width')} x {info.get('height')}",
-        )
+    if (height, width) != (info["height"], info["width"]):
+        yield "wrong size in json", f"the video is {width} x {height}, json says {info['width']} x {info['height']}"
     if probed is None:
         return
-    if probed.num_frames != info.get("num_frames"):
-        yield "wrong num_frames", f"{probed.num_frames} frames can be decoded, json says {info.get('num_frames')}"
-    fps = info.get("fps")
-    if isinstance(fps, (int, float)) and abs(probed.fps - fps) > 0.01 * max(fps, probed.fps):
+    if probed.num_frames != info["num_frames"]:
+        yield "wrong num_frames", f"{probed.num_frames} frames can be decoded, json says {info['num_frames']}"
+    fps = info["fps"]
+    if abs(probed.fps - fps) > 0.01 * max(fps, probed.fps):
         yield "wrong fps", f"the video has {probed.fps:.6g}, json says {fps:.6g}"
 
 
@@ -84,34 +74,28 @@ def _header(data: bytes) -> tuple[int, float | None] | None:
     try:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.best("video")
-            return None if stream is None else (stream.frames, _rounded(float(stream.average_rate or 0)))
+            return None if stream is None else (stream.frames, round(float(stream.average_rate or 0), 2))
     except av.error.FFmpegError:
         return None
 
 
-def _rounded(fps: Any) -> float | None:
-    return round(float(fps), 2) if isinstance(fps, (int, float)) else None
-
-
 def _identities(sample: Sample) -> Iterator[Found]:
-    identities = sample.info.get("identities") or []
-    for place, identity in enumerate(identities if isinstance(identities, list) else []):
-        if not isinstance(identity, dict):
-            yield "wrong json", f"identity {place} is not an object"
-            continue
+    pictures = {one for one in sample.members if PICTURE.fullmatch(one)}
+    for place, identity in enumerate(sample.info.get("identities") or []):
         name = f"identity {place}"
         for suffix in identity.get("face") or []:
             if suffix not in sample.members:
                 yield "missing member", f"{name} names {suffix}, which is not there"
-        yield from _rows(name, identity, sample.info.get("num_frames"))
+            else:
+                pictures.add(suffix)
+        yield from _rows(name, identity, sample.info["num_frames"])
     for place, track in enumerate(sample.info.get("tracks") or []):
-        yield from _rows(f"track {place}", track, sample.info.get("num_frames"))
-    for suffix in sorted(sample.members):
-        if suffix.startswith("face.") and suffix.endswith(".png") and not suffix.endswith(".mask.png"):
-            yield from _picture(sample, suffix)
+        yield from _rows(f"track {place}", track, sample.info["num_frames"])
+    for suffix in sorted(pictures):
+        yield from _picture(sample, suffix)
 
 
-def _rows(name: str, owner: Mapping[str, Any], num_frames: Any) -> Iterator[Found]:
+def _rows(name: str, owner: Mapping[str, Any], num_frames: int) -> Iterator[Found]:
     """Yield what is wrong with the boxes and keypoints of an identity or a track, one problem a kind."""
     for kind, count in POINTS.items():
         rows = owner.get(kind) or []
@@ -119,7 +103,7 @@ def _rows(name: str, owner: Mapping[str, Any], num_frames: Any) -> Iterator[Foun
         if wrong:
             yield "wrong json", f"{name}: a row of {kind} is {wrong[0]!r}, not a frame and {count} numbers"
         rows = [row for row in rows if _is_row(row, count)]
-        gone = [row[0] for row in rows if isinstance(num_frames, int) and not 0 <= row[0] < num_frames]
+        gone = [row[0] for row in rows if not 0 <= row[0] < num_frames]
         if gone:
             yield "no such frame", f"{name}: {kind} of {len(gone)} frames that do not exist, e.g. {gone[0]}"
         places = [(row[0], row[1 : 5 if count == 5 else 11]) for row in rows]
@@ -133,22 +117,19 @@ def _rows(name: str, owner: Mapping[str, Any], num_frames: Any) -> Iterator[Foun
         if empty:
             yield "empty box", f"{name}: {kind} of {len(empty)} frames have no area, e.g. frame {empty[0]}"
     for kind, frames in (owner.get("valid_frames") or {}).items():
-        gone = [frame for frame in frames if isinstance(num_frames, int) and not 0 <= frame < num_frames]
+        gone = [frame for frame in frames or [] if not 0 <= frame < num_frames]
         if gone:
             yield "no such frame", f"{name}: valid_frames.{kind} names {len(gone)} that do not exist, e.g. {gone[0]}"
 
 
-def _is_row(row: Any, count: int) -> bool:
-    if not isinstance(row, Sequence) or len(row) not in ((5, 6) if count == 5 else (11,)):
-        return False
-    numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in row)
-    return numbers and isinstance(row[0], int)
+def _is_row(row: Sequence[Any], count: int) -> bool:
+    return len(row) in ((5, 6) if count == 5 else (11,)) and isinstance(row[0], int)
 
 
 def _picture(sample: Sample, suffix: str) -> Iterator[Found]:
     try:
         shape = decode_image(sample.members[suffix], suffix).shape[:2]
-        mask_suffix = f"{suffix.removesuffix('.png')}.mask.png"
+        mask_suffix = f"{suffix.rpartition('.')[0]}.mask.png"
         if mask_suffix in sample.members:
             mask = decode_image(sample.members[mask_suffix], mask_suffix, mode="L").shape
             if mask != shape:
@@ -159,14 +140,13 @@ def _picture(sample: Sample, suffix: str) -> Iterator[Found]:
 
 def _masks(sample: Sample, reader: VideoReader) -> Iterator[Found]:
     info = sample.info
-    wanted = (info.get("num_frames"), info.get("height"), info.get("width"))
-    if "mask.npz" in sample.members:
+    wanted = (int(info["num_frames"]), int(info["height"]), int(info["width"]))
+    if MASKS in sample.members:
         try:
-            with np.load(io.BytesIO(sample.members["mask.npz"]), allow_pickle=False) as arrays:
-                for name in arrays.files:
-                    yield from _mask(name, arrays[name], wanted, len(info.get("identities") or []))
-        except Exception as error:  # zip, numpy and zlib each raise their own
-            yield "unreadable mask", f"mask.npz: {error}"
+            for kind in mask_kinds(sample.members[MASKS]):
+                yield from _mask(sample.members[MASKS], kind, wanted, len(info.get("identities") or []))
+        except BadSample as problem:
+            yield problem.reason, problem.detail
     if "mask.mp4" in sample.members:
         try:
             probed = reader.probe(sample.members["mask.mp4"])
@@ -180,13 +160,12 @@ def _masks(sample: Sample, reader: VideoReader) -> Iterator[Found]:
             )
 
 
-def _mask(name: str, mask: np.ndarray, wanted: tuple, num_identities: int) -> Iterator[Found]:
-    if name not in MASKS:
-        yield "unknown mask", f"mask.npz has {name!r}: allowed are {', '.join(MASKS)}"
-    if mask.shape != wanted:
-        yield "mask of another size", f"{name} in mask.npz is {mask.shape}, the clip {wanted}"
-    elif mask.dtype != np.uint8 or int(mask.max(initial=0)) > num_identities:
-        yield "wrong mask", f"{name} in mask.npz: {mask.dtype} up to {mask.max()}, with {num_identities} identities"
+def _mask(data: bytes, kind: str, shape: tuple[int, int, int], num_identities: int) -> Iterator[Found]:
+    if kind not in KINDS:
+        yield "unknown mask", f"{MASKS} has {kind!r}: allowed are {', '.join(KINDS)}"
+    highest = max(int(frame.max(initial=0)) for frame in mask_frames(data, kind, shape))
+    if highest > num_identities:
+        yield "wrong mask", f"{kind} in {MASKS}: up to {highest}, with {num_identities} identities"
 
 
 def _cache(sample: Sample) -> tuple[str | None, list[Found]]:

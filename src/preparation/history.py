@@ -15,8 +15,9 @@ from typing import Any
 
 from ..datamodules.samples import PREPARED, BadSample
 from ..datamodules.shards import write_atomically
+from ..datamodules.tars import members_of, split_name
 from .layers import Layer, can_go_back
-from .sources.shards import MEMBER, StoredSample
+from .sources.shards import StoredSample
 
 log = logging.getLogger(__name__)
 
@@ -177,15 +178,15 @@ def scan(path: Path) -> Iterator[StoredSample]:
     size = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                found = MEMBER.fullmatch(member.name)
+            for member in members_of(tar):
+                found = split_name(member.name)
                 if found is None or member.offset_data + member.size > size:
                     continue
-                if held is not None and held.key != found[1]:
+                if held is not None and held.key != found[0]:
                     yield held
                     held = None
                 spans = {} if held is None else dict(held.spans)
-                held = StoredSample(found[1], str(path), {**spans, found[2].lower(): (member.offset_data, member.size)})
+                held = StoredSample(found[0], str(path), {**spans, found[1]: (member.offset_data, member.size)})
     except (tarfile.TarError, OSError, EOFError):
         return
     if held is not None and not re.match(r"salvaged", path.name):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..datamodules.images import decode_image
-from ..datamodules.samples import BadSample, Sample
+from ..datamodules.samples import Sample
 from ..datamodules.shards import write_atomically
 from ..datamodules.video import get_reader
 from .pipeline import Prepared
@@ -24,7 +24,7 @@ from .work import ROW
 
 NUM_EXAMPLES = 24
 NUM_FRAMES = 4  # of each example
-EXAMPLE_HEIGHT = 120  # pixels
+EXAMPLE_HEIGHT, MAX_EXAMPLE_WIDTH = 120, 1200  # pixels
 MAX_CATEGORIES = 12
 
 STYLE = """
@@ -70,7 +70,7 @@ def write_report(path: Path, folder: Path, prepared: Prepared, *, title: str, re
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
     head += f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
-    write_atomically(path, page.encode(errors="backslashreplace"))  # captions may hold half a character
+    write_atomically(path, page.encode(errors="backslashreplace"))  # names may hold half a character
 
 
 def _tiles(rows: Sequence[dict[str, Any]], prepared: Prepared) -> str:
@@ -203,10 +203,14 @@ def _examples(folder: Path, count: int, reader: str) -> str:
 
 def _figure(stored: StoredSample, reader: str) -> str:
     try:
-        sample = stored.load()
-        frames = _frames(sample, reader)
-    except BadSample as problem:
+        return _drawn(stored, reader)
+    except Exception as problem:  # one picture less, not the page
         return f"<figure>{html.escape(stored.key)}: {html.escape(str(problem))}</figure>"
+
+
+def _drawn(stored: StoredSample, reader: str) -> str:
+    sample = stored.load()
+    frames = _frames(sample, reader)
     info = sample.info
     faces = [
         _picture(decode_image(sample.members[suffix], suffix), "face")
@@ -243,7 +247,7 @@ def _frames(sample: Sample, reader: str) -> list[np.ndarray]:
 def _small(frame: np.ndarray) -> np.ndarray:
     from PIL import Image
 
-    width = max(1, round(frame.shape[1] * EXAMPLE_HEIGHT / frame.shape[0]))
+    width = min(max(1, round(frame.shape[1] * EXAMPLE_HEIGHT / frame.shape[0])), MAX_EXAMPLE_WIDTH)
     return np.array(Image.fromarray(frame).resize((width, EXAMPLE_HEIGHT), Image.Resampling.BOX))
 
 
@@ -253,6 +257,8 @@ def _with_boxes(frame: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarr
     picture = Image.fromarray(frame)
     drawing = ImageDraw.Draw(picture)
     for x0, y0, x1, y1 in boxes:
+        if x1 < x0 or y1 < y0:
+            continue
         drawing.rectangle(
             (x0 * picture.width, y0 * picture.height, x1 * picture.width, y1 * picture.height), outline="#ffd400"
         )

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ..datamodules.samples import PREPARED, BadSample, Sample
+from ..datamodules.video import described, get_reader
 from .clips import clip_sample
 from .digests import digest
 from .layers import Piece
@@ -180,11 +181,11 @@ def _load(run: Pass, task: Task) -> Piece:
     if isinstance(entry, SourceClip):
         return Piece(_clip_sample(entry, task.key, run), task.start)
     if task.planned is None:
-        return Piece(_foreign(entry.load()), task.start)
+        return Piece(_foreign(entry.load(), run), task.start)
     base: StoredSample = entry.base  # type: ignore[attr-defined]
-    before = Piece.of(base.load(), task.start) if run.level else Piece(_foreign(base.load()), task.start)
+    before = Piece.of(base.load(), task.start) if run.level else Piece(_foreign(base.load(), run), task.start)
     planned = entry.load()
-    return before.then(_foreign(planned), task.planned, is_only=True)
+    return before.then(_foreign(planned, run), task.planned, is_only=True)
 
 
 def _clip_sample(clip: SourceClip, key: str, run: Pass) -> Sample:
@@ -192,10 +193,10 @@ def _clip_sample(clip: SourceClip, key: str, run: Pass) -> Sample:
     return clip_sample(replace(clip, caption="") if lacks_caption else clip, key, run.reader)
 
 
-def _foreign(sample: Sample) -> Sample:
-    """Return a sample without what another preparation noted in it."""
+def _foreign(sample: Sample, run: Pass) -> Sample:
+    """Return a sample without what another preparation noted in it, and with what its json leaves out of its video."""
     info = {key: value for key, value in sample.info.items() if key != PREPARED}
-    return replace(sample, info=info)
+    return described(replace(sample, info=info), get_reader(run.reader), "num_frames", "fps", "height", "width")
 
 
 def _lost_piece(run: Pass, task: Task) -> Piece:

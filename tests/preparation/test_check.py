@@ -77,19 +77,19 @@ def test_a_good_set_has_no_problem(tmp_path, full):
         (changed("x", {"num_frames": 11}, mp4=clip_sample("x")[1]["mp4"]), "wrong num_frames"),
         (changed("x", {"fps": 25.0}), "wrong fps"),
         (changed("x", {"height": 64, "width": 48}), "wrong size in json"),
-        (changed("x", {"fps": "8"}), "wrong json"),
+        (changed("x", {"fps": "8"}), "broken json member"),
         (changed("x", face__0__png=None), "missing member"),
         (changed("x", face__0__png=b"garbage"), "unreadable image"),
         (changed("x", face__0__mask__png=encode_png(np.zeros((5, 5), np.uint8))), "mask of another size"),
-        (changed("x", mask__npz=npz(face=np.ones((11, 48, 64), np.uint8))), "mask of another size"),
+        (changed("x", mask__npz=npz(face=np.ones((11, 48, 64), np.uint8))), "broken masks"),
         (changed("x", mask__npz=npz(face=np.full((12, 48, 64), 2, np.uint8))), "wrong mask"),
         (changed("x", mask__npz=npz(hat=np.ones((12, 48, 64), np.uint8))), "unknown mask"),
-        (changed("x", mask__npz=b"garbage"), "unreadable mask"),
+        (changed("x", mask__npz=b"garbage"), "broken masks"),
         (changed("x", mask__mp4=b"garbage"), "unreadable mask"),
         (changed("x", {"identities": [{**FACE, "boxes": [[0, -0.1, 0, 0.5, 0.5, 1]]}]}), "outside of the frame"),
         (changed("x", {"identities": [{**FACE, "head_boxes": [[12, 0, 0, 1, 1, 1]]}]}), "no such frame"),
         (changed("x", {"identities": [{**FACE, "boxes": [[0, 0.5, 0.5, 0.2, 0.9, 1]]}]}), "empty box"),
-        (changed("x", {"identities": [{**FACE, "boxes": [[0, 0.5]]}]}), "wrong json"),
+        (changed("x", {"identities": [{**FACE, "boxes": [[0, 0.5]]}]}), "broken json member"),
         (changed("x", {"identities": [{**FACE, "keypoints": [[0, *[1.2] * 10]]}]}), "outside of the frame"),
         (changed("x", {"identities": [{**FACE, "valid_frames": {"face": [99]}}]}), "no such frame"),
         (changed("x", {"tracks": [{"boxes": [[40, 0, 0, 1, 1, 1]]}]}), "no such frame"),
@@ -132,8 +132,8 @@ def test_unsafe_scattered_and_doubled_members_are_found(tmp_path):
         add_member(tar, "b.json")
         add_member(tar, "a.txt")
     found = kinds(tmp_path / "000000.tar")
-    assert [kind for _, kind in found].count("unsafe name") == 2
-    assert {("c", "not a file"), ("b", "duplicate member"), ("a", "scattered sample")} <= set(found)
+    assert [kind for _, kind in found].count("unsafe member") == 3
+    assert {("c", "unsafe member"), ("b", "duplicate member"), ("a", "scattered sample")} <= set(found)
 
 
 def test_the_index_is_held_against_the_files(tmp_path):

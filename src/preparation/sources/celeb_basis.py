@@ -28,7 +28,7 @@ class CelebBasis:
         for place, entry, info in self._entries():
             is_empty = False
             if not isinstance(entry, str) or not entry.strip():
-                yield bad_entry(self.pictures, place, f"expected the path of a picture, got {str(entry)[:80]!r}")
+                yield bad_entry(self.pictures, place, f"expected the path of a picture, got {_short(entry)}")
                 continue
             path = self._path(entry.strip())
             name = path.name.partition(".")[0]
@@ -65,3 +65,8 @@ def _with_quality(entry: Any) -> tuple[Any, dict[str, Any]]:
     """Return path and quality of an entry of the authors' second kind of list, (path, quality)."""
     is_pair = isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], (int, float))
     return (entry[0], {"quality": entry[1]}) if is_pair else (entry, {})
+
+
+def _short(entry: Any) -> str:
+    """Return what an entry is, without spelling out lists: a pickle of some bytes can hold the largest there are."""
+    return f"a {type(entry).__name__}" if isinstance(entry, (list, tuple, dict)) else repr(str(entry)[:80])

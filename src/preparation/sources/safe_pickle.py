@@ -49,6 +49,7 @@ def load_plain(path: Path) -> Any:
         TypeError,
         AttributeError,
         OverflowError,
+        RecursionError,
     ) as error:
         raise ValueError(f"{path} is not a pickle of a plain list: {error}") from error
     raise ValueError(f"{path} is refused, nothing of it was run: {problem}; write the paths one a line instead")

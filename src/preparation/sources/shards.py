@@ -1,7 +1,6 @@
 """Shards that were written before. Samples are found by their place in the tar: any of them can be read alone."""
 
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,19 +9,19 @@ from typing import Any
 from ...datamodules.remote import is_remote
 from ...datamodules.samples import BadSample, Sample
 from ...datamodules.shards import Shard, list_shards
-
-# Key and suffix of a member, as webdataset splits them: at the first dot of the file name.
-MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
+from ...datamodules.tars import members_of, split_name, unsafe
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample in a tar: `spans` gives offset and length of each member. `problem`: why it cannot be read."""
+    """A sample in a tar: `spans` gives offset and length of each member. `problem`: why it cannot be used, as
+    reason and detail.
+    """
 
     key: str
     shard: str
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    problem: str | None = None
+    problem: tuple[str, str] | None = None
 
     @property
     def place(self) -> str:
@@ -39,7 +38,7 @@ class StoredSample:
     def read(self, *suffixes: str) -> Sample:
         """Return the sample with `json` and, of the members `suffixes`, those that it has."""
         if self.problem is not None:
-            raise BadSample("damaged shard", self.problem)
+            raise BadSample(*self.problem)
         raw: dict[str, Any] = {"__key__": self.key, "__url__": self.shard}
         with open(self.shard, "rb") as stream:
             for suffix in {"json", *suffixes} & self.spans.keys():
@@ -78,14 +77,18 @@ class ShardFolder:
 
 def _scan(shard: Shard) -> Iterator[StoredSample]:
     spans: dict[str, dict[str, tuple[int, int]]] = {}
+    unsafe_members: dict[str, str] = {}
     problem, size = None, os.path.getsize(shard.url)
     try:
         with tarfile.open(shard.url, "r:") as tar:
-            for member in tar:
-                found = MEMBER.fullmatch(member.name)
-                if found is None or not member.isfile():
+            for member in members_of(tar):
+                found, danger = split_name(member.name), unsafe(member)
+                if found is None or member.isdir():
                     continue
-                spans.setdefault(found[1], {})[found[2].lower()] = (member.offset_data, member.size)
+                key, suffix = found
+                spans.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+                if danger is not None:
+                    unsafe_members.setdefault(key, danger)
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -94,6 +97,7 @@ def _scan(shard: Shard) -> Iterator[StoredSample]:
         problem = f"{shard.url} ends after {len(spans)} of {shard.num_samples} samples"
     whole = list(spans)[:-1] if problem else list(spans)  # the last one before a damage may lack members
     for key in whole:
-        yield StoredSample(key, shard.url, spans[key])
-    for position in range(len(whole), shard.num_samples if problem else 0):
-        yield StoredSample(f"{position} of {shard.url}", shard.url, problem=problem)
+        danger = unsafe_members.get(key)
+        yield StoredSample(key, shard.url, spans[key], None if danger is None else ("unsafe member", danger))
+    for position in range(len(whole), max(shard.num_samples, len(whole) + 1) if problem else 0):
+        yield StoredSample(f"{position} of {shard.url}", shard.url, problem=("damaged shard", problem or ""))

@@ -221,7 +221,7 @@ class Cache(BatchStage):
             except BadSample:  # what else is stored is broken: it is left out
                 members[MEMBER] = dump_cache(seen.made)
         stored = replace(sample, members=members)
-        return stored if self.keep_video else without_video(stored, self.datamodule.described(sample))
+        return stored if self.keep_video else without_video(stored, self.datamodule.described(sample).info)
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """Face embeddings of the reference pictures, so that nothing that needs them looks for the faces again."""
 
 import io
+import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...datamodules.images import decode_image
+from ...datamodules.masks import read_header
 from ...datamodules.samples import BadSample, Sample
 from ...models.identity.analyzer import Face, FaceAnalyzer
 from . import SampleStage
 
 MEMBER = "face_embeds.npz"
+MAX_VECTORS, MAX_VECTOR_BYTES = 1024, 2**16  # an archive of a few bytes can promise anything
 ANALYZER = "analyzer"  # its name, beside the vectors
 
 
@@ -72,10 +76,22 @@ def with_embeddings(sample: Sample, embeddings: Embeddings) -> Sample:
 def read_embeddings(sample: Sample) -> Embeddings:
     """Return the embeddings of a sample. Raises BadSample where they cannot be read."""
     try:
-        with np.load(io.BytesIO(sample.member(MEMBER)), allow_pickle=False) as arrays:
-            vectors = {name: arrays[name] for name in arrays.files if name != ANALYZER}
-            return Embeddings(str(arrays[ANALYZER]), vectors)
+        with zipfile.ZipFile(io.BytesIO(sample.member(MEMBER))) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if len(names) > MAX_VECTORS:
+                raise ValueError(f"{len(names)} arrays, at most {MAX_VECTORS} are read")
+            vectors = {name: _vector(archive, name) for name in names}
+            return Embeddings(str(vectors.pop(ANALYZER)), vectors)
     except BadSample:
         raise
     except Exception as error:  # zip, numpy and zlib each raise their own
         raise BadSample("unreadable embeddings", f"{MEMBER}: {error}") from error
+
+
+def _vector(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as stream:
+        shape, dtype = read_header(stream)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if len(shape) > 1 or num_bytes > MAX_VECTOR_BYTES:
+            raise ValueError(f"{name} is {dtype} {shape}, not a vector of at most {MAX_VECTOR_BYTES} bytes")
+        return np.frombuffer(stream.read(num_bytes), dtype).reshape(shape)

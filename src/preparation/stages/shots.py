@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from ...datamodules.masks import MASKS, encode_masks, mask_frames, mask_kinds
 from ...datamodules.samples import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS, BadSample, Sample
 from ...datamodules.video import get_reader
 from . import SampleStage
@@ -76,8 +78,8 @@ class Shots(SampleStage):
             for suffix, data in sample.members.items()
             if suffix.startswith("face.") and suffix not in VIDEO_EXTENSIONS
         }
-        if "mask.npz" in sample.members:
-            members["mask.npz"] = _cut_masks(sample.members["mask.npz"], start, stop, height, width)
+        if MASKS in sample.members:
+            members[MASKS] = _cut_masks(sample, start, stop, height, width)
         info = {**sample.info, "num_frames": stop - start, "height": height, "width": width, "shot": [start, stop]}
         for name in ("identities", "tracks"):
             if name in info:
@@ -119,8 +121,11 @@ def _cut_rows(owner: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]
     return cut
 
 
-def _cut_masks(data: bytes, start: int, stop: int, height: int, width: int) -> bytes:
-    buffer = io.BytesIO()
-    with np.load(io.BytesIO(data), allow_pickle=False) as masks:
-        np.savez_compressed(buffer, **{name: masks[name][start:stop, :height, :width] for name in masks.files})
-    return buffer.getvalue()
+def _cut_masks(sample: Sample, start: int, stop: int, height: int, width: int) -> bytes:
+    data, info = sample.members[MASKS], sample.info
+    shape = (int(info["num_frames"]), int(info["height"]), int(info["width"]))
+
+    def cut(kind: str) -> Iterator[np.ndarray]:
+        return (frame[:height, :width] for frame in islice(mask_frames(data, kind, shape), start, stop))
+
+    return encode_masks({kind: cut(kind) for kind in mask_kinds(data)}, (stop - start, height, width))
