@@ -150,8 +150,8 @@ def _record_of_tracks(key: str, info: Mapping[str, Any]) -> Record | None:
     }
 
 
-def load_sample(shards: Any, number: int, pictures: Sequence[Path] | None = None) -> Loaded:
-    """Return a sample of a `ShardSet`, with `pictures` in place of its own references if they are given."""
+def load_sample(shards: Any, number: int, pictures: Sequence[Path] | None) -> Loaded:
+    """Return a sample of a `ShardSet`, with `pictures` in place of its own references where these are given."""
     from ..datamodules.images import decode_image
     from ..inputs import read_picture
 

@@ -31,18 +31,18 @@ def clip_of_entry(entry: dict) -> EvaluatedClip:
     """Return the clip of an entry of `metrics.json`, to be shown again."""
     url, _, key = entry["video"].rpartition("#")
     if url and not Path(entry["video"]).exists():
-        load = partial(_load_from_shard, url, key, bool(entry["references"]))
+        has_own = any(name.startswith(f"{url}#") for name in entry["references"])
+        load = partial(_load_from_shard, url, key, None if has_own else list(map(Path, entry["references"])))
         return EvaluatedClip(entry["name"], entry["video"], tuple(entry["references"]), entry["prompt"], (), load)
     files = [Path(name) for name in entry["references"]]
     return clip_of_files(entry["name"], Path(entry["video"]), files, entry["prompt"])
 
 
-def _load_from_shard(url: str, key: str, with_references: bool) -> Loaded:
+def _load_from_shard(url: str, key: str, pictures: list[Path] | None) -> Loaded:
     from ..datamodules.shard_set import ShardSet
 
     shards = ShardSet(url)
-    loaded = load_sample(shards, shards.keys.index(key))
-    return loaded if with_references else Loaded(loaded.video, [])
+    return load_sample(shards, shards.keys.index(key), pictures)
 
 
 def _playable(data: bytes) -> tuple[bytes, str]:

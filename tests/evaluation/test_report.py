@@ -110,4 +110,6 @@ def test_clips_of_shards_are_shown_again_from_their_entries(tmp_path):
         entry = {"name": clip.name, "video": clip.video, "references": list(clip.references), "prompt": ""}
         assert preview(clip_of_entry(entry)) == preview(clip)
         assert preview(clip_of_entry(entry | {"references": []}))[1] == []
+    given = find_clips(str(tmp_path / "shards"), str(write_picture(tmp_path / "me.png")))[0]
+    assert preview(clip_of_entry(entry | {"references": list(given.references)}))[1] == preview(given)[1]
     assert preview(clip_of_entry(entry | {"video": entry["video"] + "gone"})) is None
