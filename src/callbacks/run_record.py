@@ -34,6 +34,17 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True)))
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: VideoDiffusion, checkpoint: dict[str, Any]) -> None:
+        """Say where the optimizer is set otherwise than the run was begun: its settings come with its state."""
+        current: Any = OmegaConf.to_container(self.config, resolve=False)
+        before, now = (config["model"].get("optimizer") or {} for config in (checkpoint["config"], current))
+        if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
+            log.warning(
+                "model.optimizer.%s is not what the run began with, and has no effect: an optimizer goes on with the "
+                "settings of its checkpoint. To change them, start from its weights: init_from=RUN run_name=OTHER",
+                ", model.optimizer.".join(changed),
+            )
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: VideoDiffusion, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = OmegaConf.to_container(self.config, resolve=False)
 

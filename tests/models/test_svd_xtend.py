@@ -261,7 +261,10 @@ def train(capfd, outputs, name, *arguments):
 def test_lora_run_resumes_to_the_weights_of_one_run_and_samples_a_folder_of_pictures(tmp_path, capfd, toy_settings):
     whole = train(capfd, tmp_path, "whole", *toy_settings, "trainer.max_steps=4")
     half = train(capfd, tmp_path, "half", *toy_settings, "trainer.max_steps=2")
-    train(capfd, tmp_path, "half", *toy_settings, "trainer.max_steps=4", "ckpt=last")
+    again = ["trainer.max_steps=4", "ckpt=last", "model.optimizer.lr=1"]  # which changes nothing, as it says
+    train(capfd, tmp_path, "half", *toy_settings, *again)
+    said = (half / "train.log").read_text()
+    assert "model.optimizer.lr is not what the run began with, and has no effect" in said
     ends = [read_checkpoint(run / "checkpoints" / "step_0000004.ckpt")["state_dict"] for run in (whole, half)]
     assert ends[0] and all("lora_" in name for name in ends[0])
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
