@@ -9,8 +9,8 @@ h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 1.
 .lead { color: #555; margin-top: 0; } small { color: #666; font-size: 12px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 14px; }
 th { text-align: left; cursor: pointer; max-width: 18em; background: #f2f4f7; user-select: none; }
-th:after { content: "\\a0\\2195"; color: #aaa; font-weight: normal; } th[data-order="1"]:after { content: "\\a0\\2191"; }
-th[data-order="-1"]:after { content: "\\a0\\2193"; }
+th:after { content: "\\a0\\2195"; color: #aaa; font-weight: normal; }
+th[data-order="1"]:after { content: "\\a0\\2191"; } th[data-order="-1"]:after { content: "\\a0\\2193"; }
 td, th { padding: .28em .8em; border-bottom: 1px solid #e3e3e6; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td small { white-space: nowrap; } td small.from { white-space: normal; display: inline-block; max-width: 13em; }
