@@ -17,9 +17,8 @@ log = logging.getLogger(__name__)
 class RunRecord(Callback):
     """Saves `config` as `config.yaml` (resolved) and in checkpoints as a plain dict whose interpolations stay open.
 
-    And `parameters.json`, which parameters of the denoiser are `trained` and which are `frozen`.
-
-    Open ones let another machine read the same checkpoint with its own paths.
+    Open ones let another machine read the same checkpoint with its own paths. `parameters.json` lists which parameters
+    of the denoiser are `trained` and which are `frozen`.
     """
 
     def __init__(self, config: DictConfig):

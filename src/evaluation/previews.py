@@ -2,8 +2,9 @@
 
 import base64
 import io
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,16 @@ def clip_of_entry(entry: dict) -> EvaluatedClip:
 
 
 def _load_from_shard(url: str, key: str, pictures: list[Path] | None) -> Loaded:
+    shards = _shard_set(url)
+    return load_sample(shards, shards.keys.index(key), pictures)
+
+
+@lru_cache(maxsize=4)
+def _shard_set(url: str) -> Any:
+    """Return a shard, of which a page shows several clips."""
     from ..datamodules.shard_set import ShardSet
 
-    shards = ShardSet(url)
-    return load_sample(shards, shards.keys.index(key), pictures)
+    return ShardSet(url)
 
 
 def _playable(data: bytes) -> tuple[bytes, str]:

@@ -303,7 +303,13 @@ def test_rate_is_by_the_distance_of_frames_also_where_the_last_is_repeated():
 
 
 def test_without_conditioning_dropout_nothing_is_dropped():
-    assert build(conditioning_dropout=None).conditioning_dropout == 0.0
+    def any_dropped(share: float | None) -> bool:
+        model = build(conditioning_dropout=share)
+        made = [model.condition(batch_of(), Draws([seed, seed + 1]), augment=True) for seed in range(0, 16, 2)]
+        return any(not rows.any() for one in made for rows in (*one.image_embeds, *one.image_latents))
+
+    assert not any_dropped(None)
+    assert any_dropped(1 / 3)
 
 
 def test_several_pictures_for_one_clip_are_refused():
